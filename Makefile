@@ -1,0 +1,58 @@
+# `make` alone prints the commands. The work is done by Python: this file says in which order.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+MAKEFLAGS += --no-builtin-rules --no-print-directory
+
+BUILD := build
+VENV := $(BUILD)/venv
+PYTHON := $(VENV)/bin/python
+PROTOS := $(shell find proto/aurae -name '*.proto' | sort)
+
+.PHONY: help
+help: ## Print this list
+	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' Makefile
+
+# The environment is made again when its lock changes.
+$(VENV)/.locked: requirements/dev.txt
+	@echo "==> Python environment ($(VENV))"
+	@rm -rf $(VENV)
+	@python3 -m venv $(VENV)
+	@$(PYTHON) -m pip install --quiet --disable-pip-version-check --only-binary :all: --require-hashes -r requirements/dev.txt
+	@touch $@
+
+proto/gen/.ready: $(PROTOS) $(VENV)/.locked
+	@echo "==> stubs (proto/gen)"
+	@rm -rf proto/gen && mkdir -p proto/gen
+	@PATH="$(VENV)/bin:$$PATH" $(PYTHON) -m grpc_tools.protoc -I proto --python_out=proto/gen --grpc_python_out=proto/gen \
+	  --mypy_out=quiet:proto/gen --mypy_grpc_out=quiet:proto/gen $(PROTOS)
+	@$(PYTHON) -m grpc_tools.protoc -I proto --include_imports --descriptor_set_out=proto/gen/all.pb $(PROTOS)
+	@touch $@
+
+$(VENV)/.ready: $(VENV)/.locked proto/gen/.ready pyproject.toml
+	@$(PYTHON) -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --no-index --editable .
+	@touch $@
+
+.PHONY: env
+env: $(VENV)/.ready
+
+.PHONY: proto
+proto: env ## Generate the stubs from proto/ into proto/gen/
+
+.PHONY: check
+check: env ## Lint, format, types and import arrows
+	@echo "==> ruff" && $(VENV)/bin/ruff check . && $(VENV)/bin/ruff format --check .
+	@echo "==> mypy" && $(VENV)/bin/mypy
+	@echo "==> import-linter" && $(VENV)/bin/lint-imports
+
+.PHONY: test-unit
+test-unit: env ## Unit tests: no root, no network
+	@echo "==> unit tests" && $(PYTHON) -m pytest tests/unit
+
+.PHONY: lock
+lock: env ## Renew the locked versions in requirements/
+	@$(VENV)/bin/uv pip compile --quiet --upgrade --universal --generate-hashes --no-header --no-annotate --python-version 3.11 \
+	  pyproject.toml --all-extras --group dev -o requirements/dev.txt
+	@$(VENV)/bin/uv pip compile --quiet --upgrade --generate-hashes --no-header --no-annotate --python-version 3.13 \
+	  --python-platform x86_64-manylinux_2_39 pyproject.toml --extra client -c requirements/dev.txt -o requirements/image.txt

@@ -1,0 +1,1 @@
+"""Host side: how the image is built, overlaid and booted."""

@@ -1,0 +1,1 @@
+"""The one place that knows system calls: one thin function a call."""

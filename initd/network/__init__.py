@@ -1,0 +1,1 @@
+"""The network service: links, addresses, DHCP, routes, DNS over netlink."""

@@ -1,0 +1,1 @@
+"""The API: listener, identity, and one folder for each API noun."""

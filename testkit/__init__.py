@@ -1,0 +1,1 @@
+"""pytest fixtures that boot the image in QEMU."""
