@@ -1,0 +1,1 @@
+"""The boot plan: named steps, in order."""

@@ -1,0 +1,1 @@
+"""Output of processes: the files that hold it, and their index."""

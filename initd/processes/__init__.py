@@ -1,0 +1,1 @@
+"""The process owner: spawns, waits, keeps the pipes."""
