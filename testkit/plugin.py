@@ -1,0 +1,1 @@
+"""pytest fixtures: machines that run the image."""
