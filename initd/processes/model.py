@@ -1,6 +1,6 @@
 """What is asked of the process owner, and what it knows of a process.
 
-The same values go over the control socket as JSON; see docs/architecture.md.
+The same values go over the control socket as JSON; see docs/architecture.md and `wire.py`.
 """
 
 from collections.abc import Mapping
@@ -26,6 +26,14 @@ class State(StrEnum):
     RUNNING = "running"
     STOPPING = "stopping"
     ENDED = "ended"
+
+
+class How(StrEnum):
+    """What becomes of the machine at the end of the road down."""
+
+    POWEROFF = "poweroff"
+    REBOOT = "reboot"
+    HALT = "halt"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,3 +66,32 @@ class Process:
     code: int | None = None
     signal: int | None = None
     meta: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepReport:
+    """A step of the boot plan that was run: how long it took, and what went wrong or ""."""
+
+    name: str
+    milliseconds: float
+    error: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServiceReport:
+    """A supervised service; `pid` is null while it waits to be started again."""
+
+    name: str
+    pid: int | None
+    ready: str
+    starts: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Status:
+    """The answer to `status`."""
+
+    version: str
+    boot_id: str
+    steps: tuple[StepReport, ...]
+    services: tuple[ServiceReport, ...]

@@ -1,0 +1,191 @@
+"""Asks PID 1: the asyncio client of its control socket."""
+
+import asyncio
+import socket
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from initd.errors import Unavailable
+from initd.linux import peer
+from initd.processes import wire
+from initd.processes.model import How, Process, Spawn, Status
+
+
+class Initd:
+    """One connection to PID 1.
+
+    Requests are answered in order; several tasks may ask at once. Every call ends within `timeout`
+    seconds. Refusals come back as `AuraedError`, failures in PID 1 as `OSError`. `Unavailable`
+    means the connection is lost: the caller makes a new one.
+    """
+
+    def __init__(self, path: Path = Path(wire.SOCKET), *, timeout: float = 10.0) -> None:
+        self._path = path
+        self._timeout = timeout
+        self._socket: socket.socket | None = None
+        self._turn = asyncio.Lock()
+
+    async def __aenter__(self) -> Self:
+        await self.connect()
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        await self.close()
+
+    async def connect(self) -> None:
+        """`Unavailable` when nobody answers there."""
+        self._socket = await self._connected()
+
+    async def close(self) -> None:
+        """Once more does no harm."""
+        if self._socket is not None:
+            self._socket.close()
+            self._socket = None
+
+    async def spawn(self, spawn: Spawn, *, fds: Mapping[int, int] | None = None) -> Process:
+        """Start a process. `fds` maps descriptor numbers of the child to descriptors of ours,
+        which stay ours to close."""
+        passed = list((fds or {}).values())
+        numbers = {str(child): index for index, child in enumerate(fds or {})}
+        request = {"op": "spawn", **wire.spawn_to_object(spawn), "fds": numbers}
+        return wire.process_from_object((await self._ask(request, passed))["process"])
+
+    async def signal(self, id: str, signal: int) -> None:  # noqa: A002
+        """Send a signal to the first process only."""
+        await self._ask({"op": "signal", "id": id, "signal": int(signal)})
+
+    async def stop(self, id: str, grace: float) -> Process:  # noqa: A002
+        """Begin the end of the whole tree: SIGTERM now, SIGKILL after `grace` seconds.
+
+        Answers at once; `events` tells the end."""
+        answer = await self._ask({"op": "stop", "id": id, "grace": grace})
+        return wire.process_from_object(answer["process"])
+
+    async def list(self) -> list[Process]:
+        """All processes, running and ended, the oldest first."""
+        processes: list[Process] = []
+        more = True
+        while more:
+            after = processes[-1].serial if processes else 0
+            answer = await self._ask({"op": "list", "after": after})
+            processes += map(wire.process_from_object, answer["processes"])
+            more = answer["more"]
+        return processes
+
+    async def forget(self, id: str) -> None:  # noqa: A002
+        """Drop an ended process and its output."""
+        await self._ask({"op": "forget", "id": id})
+
+    async def ready(self, message: str) -> None:
+        """Tell that this service works; the console shows the message."""
+        await self._ask({"op": "ready", "message": message})
+
+    async def status(self) -> Status:
+        return wire.status_from_object(await self._ask({"op": "status"}))
+
+    async def shutdown(self, how: How) -> None:
+        """Begin the road down. Asking again changes nothing."""
+        await self._ask({"op": "shutdown", "how": how.value})
+
+    @asynccontextmanager
+    async def events(self) -> AsyncIterator[AsyncIterator[Process]]:
+        """Every change of every process from the moment the block is entered.
+
+        Enter, then `list`: so nothing falls between. The iterator raises `Unavailable` when PID 1
+        dropped us, which it does with a reader that is far behind: list again then."""
+        async with asyncio.timeout(self._timeout):
+            connection = await self._connected()
+        try:
+            async with asyncio.timeout(self._timeout):
+                await self._exchange(connection, {"op": "subscribe"}, ())
+            yield self._changes(connection)
+        finally:
+            connection.close()
+
+    async def _changes(self, connection: socket.socket) -> AsyncIterator[Process]:
+        while True:
+            message = await self._received(connection)
+            if message.get("event") == "process":
+                yield wire.process_from_object(message["process"])
+
+    async def _ask(self, request: wire.Object, fds: Sequence[int] = ()) -> wire.Object:
+        async with self._turn:
+            if self._socket is None:
+                raise Unavailable(f"{self._path}: not connected")
+            try:
+                async with asyncio.timeout(self._timeout):
+                    return await self._exchange(self._socket, request, fds)
+            except TimeoutError as error:
+                # A late answer would be taken for the next request's.
+                await self.close()
+                raise Unavailable(f"{self._path}: no answer in {self._timeout:g} s") from error
+            except (asyncio.CancelledError, Unavailable):
+                await self.close()
+                raise
+
+    async def _exchange(
+        self, connection: socket.socket, request: wire.Object, fds: Sequence[int]
+    ) -> wire.Object:
+        data = wire.encode(request)
+        wire.check_request(data)
+        try:
+            await _send(connection, data, fds)
+        except (BrokenPipeError, ConnectionResetError) as error:
+            raise Unavailable(f"{self._path}: connection lost") from error
+        return wire.result(await self._received(connection))
+
+    async def _received(self, connection: socket.socket) -> wire.Object:
+        try:
+            data = await asyncio.get_running_loop().sock_recv(connection, wire.ANSWER_LIMIT)
+        except ConnectionResetError as error:
+            raise Unavailable(f"{self._path}: connection lost") from error
+        if not data:
+            raise Unavailable(f"{self._path}: connection lost")
+        return wire.decode(data)
+
+    async def _connected(self) -> socket.socket:
+        connection = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        connection.setblocking(False)
+        try:
+            async with asyncio.timeout(self._timeout):
+                await asyncio.get_running_loop().sock_connect(connection, str(self._path))
+        except (OSError, TimeoutError) as error:
+            connection.close()
+            raise Unavailable(f"{self._path}: PID 1 does not answer ({error})") from error
+        except BaseException:
+            connection.close()
+            raise
+        return connection
+
+
+async def _send(connection: socket.socket, data: bytes, fds: Sequence[int]) -> None:
+    while True:
+        try:
+            peer.send(connection, data, fds)
+        except BlockingIOError:
+            await _writable(connection)
+        else:
+            return
+
+
+async def _writable(connection: socket.socket) -> None:
+    loop = asyncio.get_running_loop()
+    writable = loop.create_future()
+
+    def resume() -> None:
+        if not writable.done():
+            writable.set_result(None)
+
+    loop.add_writer(connection, resume)
+    try:
+        await writable
+    finally:
+        loop.remove_writer(connection)

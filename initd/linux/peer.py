@@ -1,0 +1,44 @@
+"""Unix sockets: who is at the other end, and descriptors passed along."""
+
+import array
+import os
+import socket
+import struct
+from collections.abc import Sequence
+from typing import Final
+
+_UCRED: Final = struct.Struct("iII")
+
+
+def credentials(connection: socket.socket) -> tuple[int, int, int]:
+    """(pid, uid, gid) of the process that connected."""
+    data = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size)
+    pid, uid, gid = _UCRED.unpack(data)
+    return pid, uid, gid
+
+
+def send(connection: socket.socket, data: bytes, fds: Sequence[int] = ()) -> None:
+    """One message with descriptors. BlockingIOError: nothing was sent."""
+    ancillary = (
+        [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds).tobytes())] if fds else []
+    )
+    connection.sendmsg([data], ancillary, socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
+
+
+def receive(connection: socket.socket, size: int, limit: int) -> tuple[bytes, list[int], bool]:
+    """One message of up to `size` bytes, its descriptors (ours to close), and whether it is whole.
+
+    BlockingIOError: nothing is there. No bytes: the other end is closed."""
+    space = socket.CMSG_SPACE(limit * array.array("i").itemsize)
+    flags = socket.MSG_DONTWAIT | socket.MSG_CMSG_CLOEXEC
+    data, ancillary, received, _ = connection.recvmsg(size, space, flags)
+    fds = array.array("i")
+    for level, kind, content in ancillary:
+        if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
+            fds.frombytes(content[: len(content) - len(content) % fds.itemsize])
+    return data, list(fds), not received & (socket.MSG_TRUNC | socket.MSG_CTRUNC)
+
+
+def close(fds: Sequence[int]) -> None:
+    for fd in fds:
+        os.close(fd)
