@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Literal, Self
 
 from initd.errors import Unavailable
 from initd.linux import peer
@@ -27,6 +27,8 @@ class Initd:
         self._timeout = timeout
         self._socket: socket.socket | None = None
         self._turn = asyncio.Lock()
+        # Answers still to come: a caller that was cancelled leaves its own behind.
+        self._owed = 0
 
     async def __aenter__(self) -> Self:
         await self.connect()
@@ -42,7 +44,7 @@ class Initd:
 
     async def connect(self) -> None:
         """`Unavailable` when nobody answers there."""
-        self._socket = await self._connected()
+        self._socket, self._owed = await self._connected(), 0
 
     async def close(self) -> None:
         """Once more does no harm."""
@@ -105,7 +107,8 @@ class Initd:
             connection = await self._connected()
         try:
             async with asyncio.timeout(self._timeout):
-                await self._exchange(connection, {"op": "subscribe"}, ())
+                await _send(connection, wire.encode({"op": "subscribe"}), ())
+                wire.result(await self._received(connection))
             yield self._changes(connection)
         finally:
             connection.close()
@@ -127,7 +130,7 @@ class Initd:
                 # A late answer would be taken for the next request's.
                 await self.close()
                 raise Unavailable(f"{self._path}: no answer in {self._timeout:g} s") from error
-            except (asyncio.CancelledError, Unavailable):
+            except Unavailable:
                 await self.close()
                 raise
 
@@ -140,13 +143,23 @@ class Initd:
             await _send(connection, data, fds)
         except (BrokenPipeError, ConnectionResetError) as error:
             raise Unavailable(f"{self._path}: connection lost") from error
-        return wire.result(await self._received(connection))
+        self._owed += 1
+        while True:
+            answer = await self._received(connection)
+            self._owed -= 1
+            if not self._owed:
+                return wire.result(answer)
 
     async def _received(self, connection: socket.socket) -> wire.Object:
-        try:
-            data = await asyncio.get_running_loop().sock_recv(connection, wire.ANSWER_LIMIT)
-        except ConnectionResetError as error:
-            raise Unavailable(f"{self._path}: connection lost") from error
+        while True:
+            try:
+                data = connection.recv(wire.ANSWER_LIMIT)
+            except BlockingIOError:
+                await _until(connection, "readable")
+            except ConnectionResetError as error:
+                raise Unavailable(f"{self._path}: connection lost") from error
+            else:
+                break
         if not data:
             raise Unavailable(f"{self._path}: connection lost")
         return wire.decode(data)
@@ -171,21 +184,26 @@ async def _send(connection: socket.socket, data: bytes, fds: Sequence[int]) -> N
         try:
             peer.send(connection, data, fds)
         except BlockingIOError:
-            await _writable(connection)
+            await _until(connection, "writable")
         else:
             return
 
 
-async def _writable(connection: socket.socket) -> None:
+async def _until(connection: socket.socket, what: Literal["readable", "writable"]) -> None:
+    """Wait without taking anything: a cancelled wait loses no message, as `sock_recv` may."""
     loop = asyncio.get_running_loop()
-    writable = loop.create_future()
+    reached = loop.create_future()
 
     def resume() -> None:
-        if not writable.done():
-            writable.set_result(None)
+        if not reached.done():
+            reached.set_result(None)
 
-    loop.add_writer(connection, resume)
+    if what == "readable":
+        loop.add_reader(connection, resume)
+    else:
+        loop.add_writer(connection, resume)
     try:
-        await writable
+        await reached
     finally:
+        loop.remove_reader(connection)
         loop.remove_writer(connection)

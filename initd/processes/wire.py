@@ -6,6 +6,7 @@ from pathlib import PurePosixPath
 from typing import Any, Final
 
 from initd import errors
+from initd.linux.spawn import CHILD_DESCRIPTORS
 from initd.processes.model import Process, ServiceReport, Spawn, State, Status, StepReport
 
 SOCKET: Final = "/run/aurae/initd.sock"
@@ -136,8 +137,9 @@ def descriptors(message: Object, received: int) -> dict[int, int]:
         raise errors.InvalidArgument("fds: must be an object")
     mapping: dict[int, int] = {}
     for child, index in fds.items():
-        if not child.isascii() or not child.isdigit() or not 0 <= int(child) < 1024:
-            raise errors.InvalidArgument(f"fds {child}: a descriptor number is 0 to 1023")
+        if not child.isascii() or not child.isdigit() or not int(child) >= CHILD_DESCRIPTORS:
+            highest = CHILD_DESCRIPTORS - 1
+            raise errors.InvalidArgument(f"fds {child}: a descriptor number is 0 to {highest}")
         if type(index) is not int or not 0 <= index < received:
             raise errors.InvalidArgument(f"fds {child}: {received} descriptors came, not {index}")
         mapping[int(child)] = index

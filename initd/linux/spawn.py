@@ -1,0 +1,185 @@
+"""New processes. The only file that forks.
+
+`by_posix_spawn` needs glibc 2.39 (`POSIX_SPAWN_SETCGROUP`) and a real cgroup2: the child is born in
+its cgroup, and the call costs the same however large the caller is. `by_fork` is for hosts that
+have neither; its child moves itself before it executes. Either way the child leads a session of its
+own, has default signal handling, no descriptor but those that are given, and room for 1024 of them
+(more would break programs that use select(2); the hard limit is ours).
+"""
+
+import ctypes
+import fcntl
+import os
+import resource
+import signal
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Final, NoReturn, Protocol
+
+from initd.linux.libc import error, libc
+
+_SETSIGDEF: Final = 0x04
+_SETSIGMASK: Final = 0x08
+_SETSID: Final = 0x80
+_SETCGROUP: Final = 0x100
+# More than glibc's posix_spawnattr_t (336) and posix_spawn_file_actions_t (80), and sigset_t (128).
+_ROOM: Final = 512
+_FILES: Final = 1024
+# The child's descriptors have numbers below this.
+CHILD_DESCRIPTORS: Final = 256
+
+
+class Spawner(Protocol):
+    """Start `path`; returns the child's pid. `fds` maps its descriptors to ours, `cgroup` is an
+    open cgroup folder. OSError with the errno of execve(2), clone(2) or chdir(2)."""
+
+    def __call__(
+        self,
+        path: str,
+        argv: Sequence[str],
+        env: Mapping[str, str],
+        *,
+        cwd: str,
+        fds: Mapping[int, int],
+        cgroup: int,
+    ) -> int: ...
+
+
+def best() -> Spawner:
+    return by_posix_spawn if hasattr(libc, "posix_spawnattr_setcgroup_np") else by_fork
+
+
+def by_posix_spawn(
+    path: str,
+    argv: Sequence[str],
+    env: Mapping[str, str],
+    *,
+    cwd: str,
+    fds: Mapping[int, int],
+    cgroup: int,
+) -> int:
+    """See `Spawner`."""
+    attributes = ctypes.create_string_buffer(_ROOM)
+    actions = ctypes.create_string_buffer(_ROOM)
+    signals = ctypes.create_string_buffer(_ROOM)
+    pid = ctypes.c_int()
+    high = {child: _above(ours) for child, ours in fds.items()}
+    try:
+        _done(libc.posix_spawnattr_init(attributes))
+        _done(libc.posix_spawn_file_actions_init(actions))
+        try:
+            flags = _SETSIGDEF | _SETSIGMASK | _SETSID | _SETCGROUP
+            _done(libc.posix_spawnattr_setflags(attributes, ctypes.c_short(flags)))
+            _done(libc.posix_spawnattr_setcgroup_np(attributes, ctypes.c_int(cgroup)))
+            libc.sigemptyset(signals)
+            _done(libc.posix_spawnattr_setsigmask(attributes, signals))
+            libc.sigfillset(signals)
+            _done(libc.posix_spawnattr_setsigdefault(attributes, signals))
+            _done(libc.posix_spawn_file_actions_addchdir_np(actions, os.fsencode(cwd)))
+            for child, ours in high.items():
+                _done(libc.posix_spawn_file_actions_adddup2(actions, ours, child))
+            words = _strings(argv)
+            variables = _strings([f"{name}={value}" for name, value in env.items()])
+            with _child_limits():
+                number = libc.posix_spawn(
+                    ctypes.byref(pid), os.fsencode(path), actions, attributes, words, variables
+                )
+            _done(number, path)
+        finally:
+            libc.posix_spawn_file_actions_destroy(actions)
+            libc.posix_spawnattr_destroy(attributes)
+    finally:
+        _close(high)
+    return pid.value
+
+
+def by_fork(
+    path: str,
+    argv: Sequence[str],
+    env: Mapping[str, str],
+    *,
+    cwd: str,
+    fds: Mapping[int, int],
+    cgroup: int,
+) -> int:
+    """See `Spawner`."""
+    report, tell = os.pipe2(os.O_CLOEXEC)
+    high = {child: _above(ours) for child, ours in fds.items()}
+    high_tell = _above(tell)
+    os.close(tell)
+    try:
+        with _child_limits():
+            pid = os.fork()  # noqa: TID251
+            if pid == 0:
+                _become(path, argv, env, cwd=cwd, fds=high, cgroup=cgroup, tell=high_tell)
+        os.close(high_tell)
+        number = os.read(report, 16)
+    finally:
+        os.close(report)
+        _close(high)
+    if number:
+        os.waitpid(pid, 0)
+        raise error(int(number), path)
+    return pid
+
+
+def _become(
+    path: str,
+    argv: Sequence[str],
+    env: Mapping[str, str],
+    *,
+    cwd: str,
+    fds: Mapping[int, int],
+    cgroup: int,
+    tell: int,
+) -> NoReturn:
+    """In the child: never returns, never raises."""
+    try:
+        os.setsid()
+        procs = os.open("cgroup.procs", os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC, dir_fd=cgroup)
+        os.write(procs, f"{os.getpid()}\n".encode())
+        for number in signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}:
+            signal.signal(number, signal.SIG_DFL)
+        signal.pthread_sigmask(signal.SIG_SETMASK, ())
+        os.chdir(cwd)
+        for child, ours in fds.items():
+            os.dup2(ours, child)
+        os.execve(path, list(argv), env)
+    except OSError as failure:
+        os.write(tell, str(failure.errno).encode())
+    except BaseException:
+        os.write(tell, b"22")
+    finally:
+        os._exit(127)
+
+
+def _above(fd: int) -> int:
+    """A copy that no number of the child's can overwrite."""
+    return fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, CHILD_DESCRIPTORS)
+
+
+@contextmanager
+def _child_limits() -> Iterator[None]:
+    """What the child inherits. Descriptors of ours above the limit stay open."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(soft, _FILES), hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+def _close(fds: Mapping[int, int]) -> None:
+    for fd in fds.values():
+        os.close(fd)
+
+
+def _strings(values: Sequence[str]) -> ctypes.Array[ctypes.c_char_p]:
+    encoded = [os.fsencode(value) for value in values]
+    return (ctypes.c_char_p * (len(encoded) + 1))(*encoded, None)
+
+
+def _done(number: int, filename: str | None = None) -> None:
+    """These calls return an errno."""
+    if number:
+        raise error(number, filename)

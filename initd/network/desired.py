@@ -1,0 +1,167 @@
+"""What the kernel should have, and the changes that make it so. Nothing here does anything."""
+
+from collections.abc import Collection, Iterable, Iterator
+from dataclasses import dataclass
+from ipaddress import IPv4Network, IPv6Network
+from typing import Final, TypeAlias
+
+from initd.network.model import (
+    Address,
+    IPAddress,
+    IPNetwork,
+    Lease,
+    Link,
+    LinkSettings,
+    Origin,
+    Route,
+)
+
+# A link's own index is added, so that two links never have the same metric and the first is
+# preferred. Static routes go before those by DHCP.
+STATIC_METRIC: Final = 512
+DHCP_METRIC: Final = 1024
+# The kernel counts in whole seconds from when it was told.
+LIFETIME_TOLERANCE: Final = 10.0
+EVERYWHERE_4: Final = IPv4Network("0.0.0.0/0")
+EVERYWHERE_6: Final = IPv6Network("::/0")
+
+
+@dataclass(frozen=True, slots=True)
+class SetLink:
+    """None leaves as is. A MAC is set while the link is down: many drivers demand it."""
+
+    link: int
+    up: bool | None = None
+    mtu: int | None = None
+    mac: bytes | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class AddAddress:
+    """Or give the one that is there new lifetimes."""
+
+    address: Address
+
+
+@dataclass(frozen=True, slots=True)
+class RemoveAddress:
+    address: Address
+
+
+@dataclass(frozen=True, slots=True)
+class AddRoute:
+    """In place of one to the same destination with the same metric."""
+
+    route: Route
+
+
+@dataclass(frozen=True, slots=True)
+class RemoveRoute:
+    route: Route
+
+
+Change: TypeAlias = SetLink | AddAddress | RemoveAddress | AddRoute | RemoveRoute
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What one link is to have."""
+
+    addresses: tuple[Address, ...]
+    routes: tuple[Route, ...]
+    mtu: int | None
+    mac: bytes | None
+
+
+def wanted(link: Link, settings: LinkSettings, lease: Lease | None) -> Wanted:
+    addresses = list(_static_addresses(link, settings))
+    networks = [address.interface.network for address in addresses]
+    routes = [_static_route(link, gateway, networks) for gateway in settings.gateways]
+    if lease is not None:
+        metric = DHCP_METRIC + link.index
+        addresses.append(Address(link.index, lease.address, Origin.DHCP, metric, lease.expires))
+        routes += _lease_routes(link, lease, metric)
+    mtu = settings.mtu or (lease.mtu if lease else None)
+    return Wanted(tuple(addresses), tuple(routes), mtu, settings.mac)
+
+
+def _static_addresses(link: Link, settings: LinkSettings) -> Iterator[Address]:
+    for interface in dict.fromkeys(settings.addresses):
+        yield Address(link.index, interface, Origin.STATIC, STATIC_METRIC + link.index)
+
+
+def _static_route(link: Link, gateway: IPAddress, networks: Iterable[IPNetwork]) -> Route:
+    everywhere = EVERYWHERE_4 if gateway.version == 4 else EVERYWHERE_6
+    metric = STATIC_METRIC + link.index
+    onlink = not _reachable(gateway, networks)
+    return Route(link.index, everywhere, gateway, Origin.STATIC, metric, onlink=onlink)
+
+
+def _lease_routes(link: Link, lease: Lease, metric: int) -> Iterator[Route]:
+    """Those on the link first: the kernel takes a gateway only where a route leads to it."""
+    source = lease.address.ip
+    direct = [lease.address.network]
+    direct += (destination for destination, gateway in lease.routes if gateway is None)
+    for destination, gateway in sorted(lease.routes, key=lambda route: route[1] is not None):
+        # The kernel makes this one together with the address.
+        if gateway is None and destination == lease.address.network:
+            continue
+        onlink = gateway is not None and not _reachable(gateway, direct)
+        yield Route(link.index, destination, gateway, Origin.DHCP, metric, source, onlink)
+
+
+def _reachable(gateway: IPAddress, networks: Iterable[IPNetwork]) -> bool:
+    return gateway.is_link_local or any(gateway in network for network in networks)
+
+
+def changes(
+    link: Link,
+    want: Wanted,
+    addresses: Collection[Address],
+    routes: Collection[Route],
+) -> tuple[Change, ...]:
+    """In an order that leaves no gap: the new before the old goes.
+
+    `addresses` and `routes` are those that the kernel has on this link, of any origin. Only those
+    by DHCP are ever removed: the command line does not change, and others are not ours.
+    """
+    found: list[Change] = list(_link_changes(link, want))
+    if not link.up and not found:
+        return ()
+    have = {address.interface: address for address in addresses}
+    for address in want.addresses:
+        if not _same(have.get(address.interface), address):
+            found.append(AddAddress(address))
+    wanted_routes = set(want.routes)
+    for route in routes:
+        if route.origin is Origin.DHCP and route not in wanted_routes:
+            replaced = any(_in_place_of(route, other) for other in want.routes)
+            found += () if replaced else (RemoveRoute(route),)
+    found += (AddRoute(route) for route in want.routes if route not in routes)
+    keep = {address.interface for address in want.addresses}
+    for address in addresses:
+        if address.origin is Origin.DHCP and address.interface not in keep:
+            found.append(RemoveAddress(address))
+    return tuple(found)
+
+
+def _link_changes(link: Link, want: Wanted) -> Iterator[Change]:
+    if want.mac and want.mac != link.mac:
+        yield SetLink(link.index, up=False, mac=want.mac)
+        yield SetLink(link.index, up=True, mtu=want.mtu)
+        return
+    mtu = want.mtu if want.mtu != link.mtu else None
+    if mtu or not link.up:
+        yield SetLink(link.index, up=None if link.up else True, mtu=mtu)
+
+
+def _same(have: Address | None, want: Address) -> bool:
+    if have is None or (have.origin, have.metric) != (want.origin, want.metric):
+        return False
+    if have.expires is None or want.expires is None:
+        return have.expires == want.expires
+    return abs(have.expires - want.expires) <= LIFETIME_TOLERANCE
+
+
+def _in_place_of(old: Route, new: Route) -> bool:
+    return (old.destination, old.metric) == (new.destination, new.metric)

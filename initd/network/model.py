@@ -1,0 +1,135 @@
+"""What the network is made of. Times are seconds of CLOCK_BOOTTIME, which no clock setting moves."""
+
+from dataclasses import dataclass
+from enum import IntEnum
+from ipaddress import (
+    IPv4Address,
+    IPv4Interface,
+    IPv4Network,
+    IPv6Address,
+    IPv6Interface,
+    IPv6Network,
+)
+from typing import Self, TypeAlias
+
+IPAddress: TypeAlias = IPv4Address | IPv6Address
+IPInterface: TypeAlias = IPv4Interface | IPv6Interface
+IPNetwork: TypeAlias = IPv4Network | IPv6Network
+
+
+class Origin(IntEnum):
+    """Who gave an address or a route: the kernel's RTPROT_ and, for addresses, IFA_PROTO numbers."""
+
+    ADVERTISED = 2
+    STATIC = 4
+    DHCP = 16
+
+
+@dataclass(frozen=True, slots=True)
+class Link:
+    """A link of ours: a physical Ethernet device that nothing else has taken as its port."""
+
+    index: int
+    name: str
+    mac: bytes
+    mtu: int
+    up: bool
+    carrier: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    link: int
+    interface: IPInterface
+    origin: Origin
+    metric: int
+    expires: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """Without a gateway the destination is on the link itself."""
+
+    link: int
+    destination: IPNetwork
+    gateway: IPAddress | None
+    origin: Origin
+    metric: int
+    source: IPv4Address | None = None
+    onlink: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Lease:
+    """What a DHCP server granted. `renew` and `rebind` are T1 and T2, None where it never ends."""
+
+    address: IPv4Interface
+    server: IPv4Address
+    obtained: float
+    seconds: int | None
+    renew: float | None
+    rebind: float | None
+    routes: tuple[tuple[IPv4Network, IPv4Address | None], ...] = ()
+    nameservers: tuple[IPv4Address, ...] = ()
+    search: tuple[str, ...] = ()
+    mtu: int | None = None
+    hostname: str | None = None
+
+    @property
+    def expires(self) -> float | None:
+        return None if self.seconds is None else self.obtained + self.seconds
+
+
+@dataclass(frozen=True, slots=True)
+class Advertised:
+    """A name server or search domain that a router advertised, good until `expires`."""
+
+    value: str
+    expires: float | None
+
+    def holds(self, now: float) -> bool:
+        return self.expires is None or now < self.expires
+
+
+@dataclass(frozen=True, slots=True)
+class Advertisements:
+    """What the routers of one link say about DNS (RFC 8106)."""
+
+    nameservers: tuple[Advertised, ...] = ()
+    search: tuple[Advertised, ...] = ()
+
+    def at(self, now: float) -> Self:
+        """Those which still hold."""
+        return type(self)(
+            tuple(entry for entry in self.nameservers if entry.holds(now)),
+            tuple(entry for entry in self.search if entry.holds(now)),
+        )
+
+    @property
+    def expires(self) -> float | None:
+        """When the first of them ends."""
+        times = (entry.expires for entry in (*self.nameservers, *self.search))
+        return min((time for time in times if time is not None), default=None)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LinkSettings:
+    """One `ip=` of the command line. Without a device it is for the first link with none of its own."""
+
+    device: str | None = None
+    addresses: tuple[IPInterface, ...] = ()
+    gateways: tuple[IPAddress, ...] = ()
+    dhcp: bool = True
+    advertisements: bool = True
+    mtu: int | None = None
+    mac: bytes | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """What the kernel command line asks for. `default` is for links that no `ip=` is about."""
+
+    links: tuple[LinkSettings, ...] = ()
+    default: LinkSettings = LinkSettings()
+    nameservers: tuple[IPAddress, ...] = ()
+    hostname: str | None = None
