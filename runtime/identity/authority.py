@@ -1,0 +1,208 @@
+"""The authority of a trust domain: its certificate, and the SVIDs that it issues.
+
+See docs/decisions/0011-certificate-profile.md for what stands in them and why.
+"""
+
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from enum import StrEnum
+from typing import TYPE_CHECKING, Final
+
+from runtime.identity import svid
+from runtime.identity.spiffe import SpiffeId
+
+if TYPE_CHECKING:
+    from cryptography import x509
+    from cryptography.hazmat.primitives.asymmetric.types import CertificateIssuerPrivateKeyTypes
+
+AUTHORITY_DAYS: Final = 3650
+SVID_DAYS: Final = 365
+
+# Clocks differ: a machine without a battery may be some minutes behind until it has asked a server.
+BACKDATED: Final = timedelta(minutes=10)
+
+# X.520's bound for an organisation's name; the whole trust domain stands in the SPIFFE ID.
+_MAX_ORGANISATION: Final = 64
+
+
+class KeyType(StrEnum):
+    ECDSA_P256 = "ecdsa-p256"
+    ED25519 = "ed25519"
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """A certificate and its key, both PEM; the key PKCS#8, not encrypted."""
+
+    certificate: bytes
+    key: bytes
+
+    def __repr__(self) -> str:
+        return "Pair(…)"
+
+
+def make_key(key_type: KeyType) -> bytes:
+    """A new private key: PEM, PKCS#8."""
+    from cryptography.hazmat.primitives import serialization
+    from cryptography.hazmat.primitives.asymmetric import ec, ed25519
+
+    key: CertificateIssuerPrivateKeyTypes
+    match key_type:
+        case KeyType.ECDSA_P256:
+            key = ec.generate_private_key(ec.SECP256R1())
+        case KeyType.ED25519:
+            key = ed25519.Ed25519PrivateKey.generate()
+    return key.private_bytes(
+        serialization.Encoding.PEM,
+        serialization.PrivateFormat.PKCS8,
+        serialization.NoEncryption(),
+    )
+
+
+def make_authority(
+    trust_domain: str, key: bytes, *, validity: timedelta, now: datetime | None = None
+) -> Pair:
+    """The authority of `trust_domain`, signed by itself. It may sign leaves only."""
+    from cryptography import x509
+
+    own = SpiffeId(trust_domain)
+    private = _signing_key(key)
+    # An authority needs a subject: chains are built by it (RFC 5280, 4.1.2.6).
+    subject = x509.Name(
+        [x509.NameAttribute(x509.NameOID.ORGANIZATION_NAME, trust_domain[:_MAX_ORGANISATION])]
+    )
+    start, end = _validity(validity, now)
+    builder = (
+        x509.CertificateBuilder()
+        .subject_name(subject)
+        .issuer_name(subject)
+        .public_key(private.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(start)
+        .not_valid_after(end)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
+        .add_extension(_key_usage(authority=True), critical=True)
+        .add_extension(_alternative_names(own, None), critical=False)
+        .add_extension(
+            x509.SubjectKeyIdentifier.from_public_key(private.public_key()), critical=False
+        )
+    )
+    return Pair(_sign(builder, private), key)
+
+
+def issue(
+    authority: Pair,
+    spiffe_id: SpiffeId,
+    key: bytes,
+    *,
+    dns_name: str | None = None,
+    validity: timedelta,
+    now: datetime | None = None,
+) -> Pair:
+    """An SVID for the holder of `key`. It does not outlive its authority.
+
+    Raises ValueError where the result would be no SVID, or `authority` may not sign it.
+    """
+    from cryptography import x509
+    from cryptography.x509.oid import ExtendedKeyUsageOID
+
+    signer = svid.certificates(authority.certificate)[0]
+    svid.match_key(authority.certificate, authority.key)
+    private = _signing_key(key)
+    start, end = _validity(validity, now)
+    identifier = signer.extensions.get_extension_for_class(x509.SubjectKeyIdentifier).value
+    builder = (
+        x509.CertificateBuilder()
+        # No subject at all: nothing may be read from it, the SPIFFE ID is the name.
+        .subject_name(x509.Name([]))
+        .issuer_name(signer.subject)
+        .public_key(private.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(max(start, signer.not_valid_before_utc))
+        .not_valid_after(min(end, signer.not_valid_after_utc))
+        .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
+        .add_extension(_key_usage(authority=False), critical=True)
+        .add_extension(
+            x509.ExtendedKeyUsage(
+                [ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH]
+            ),
+            critical=False,
+        )
+        .add_extension(_alternative_names(spiffe_id, dns_name), critical=True)
+        .add_extension(
+            x509.SubjectKeyIdentifier.from_public_key(private.public_key()), critical=False
+        )
+        .add_extension(
+            x509.AuthorityKeyIdentifier.from_issuer_subject_key_identifier(identifier),
+            critical=False,
+        )
+    )
+    certificate = _sign(builder, _signing_key(authority.key))
+    svid.verify(certificate, authority.certificate, now=now)
+    return Pair(certificate, key)
+
+
+def trust_domain(certificate: bytes) -> str:
+    """Whose authority `certificate` is. Raises ValueError where it is none."""
+    from cryptography import x509
+
+    signer = svid.certificates(certificate)[0]
+    try:
+        names = signer.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    except x509.ExtensionNotFound:
+        raise ValueError("certificate: has no SPIFFE ID, so it is no authority of ours") from None
+    (uri,) = names.get_values_for_type(x509.UniformResourceIdentifier) or ("",)
+    own = SpiffeId.parse(uri)
+    if own.path:
+        raise ValueError(f"certificate of {own}: is no authority's; that has no path")
+    return own.trust_domain
+
+
+def _validity(validity: timedelta, now: datetime | None) -> tuple[datetime, datetime]:
+    now = (now or datetime.now(UTC)).replace(microsecond=0)
+    return now - BACKDATED, now + validity
+
+
+def _alternative_names(spiffe_id: SpiffeId, dns_name: str | None) -> "x509.SubjectAlternativeName":
+    from cryptography import x509
+
+    names: list[x509.GeneralName] = [x509.UniformResourceIdentifier(str(spiffe_id))]
+    if dns_name is not None:
+        names.append(x509.DNSName(svid.parse_dns_name(dns_name)))
+    return x509.SubjectAlternativeName(names)
+
+
+def _key_usage(*, authority: bool) -> "x509.KeyUsage":
+    from cryptography import x509
+
+    return x509.KeyUsage(
+        digital_signature=not authority,
+        key_cert_sign=authority,
+        crl_sign=authority,
+        content_commitment=False,
+        key_encipherment=False,
+        data_encipherment=False,
+        key_agreement=False,
+        encipher_only=False,
+        decipher_only=False,
+    )
+
+
+def _signing_key(pem: bytes) -> "CertificateIssuerPrivateKeyTypes":
+    from cryptography.hazmat.primitives.asymmetric import ec, ed25519
+
+    key = svid.private_key(pem)
+    if isinstance(key, ed25519.Ed25519PrivateKey):
+        return key
+    if isinstance(key, ec.EllipticCurvePrivateKey) and isinstance(key.curve, ec.SECP256R1):
+        return key
+    raise ValueError("the key is neither ECDSA P-256 nor Ed25519")
+
+
+def _sign(builder: "x509.CertificateBuilder", key: "CertificateIssuerPrivateKeyTypes") -> bytes:
+    from cryptography.hazmat.primitives import hashes, serialization
+    from cryptography.hazmat.primitives.asymmetric import ed25519
+
+    # Ed25519 hashes by itself and takes no choice.
+    digest = None if isinstance(key, ed25519.Ed25519PrivateKey) else hashes.SHA256()
+    return builder.sign(key, digest).public_bytes(serialization.Encoding.PEM)
