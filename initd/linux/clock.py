@@ -6,7 +6,7 @@ import struct
 import time
 from typing import Final
 
-# struct rtc_time of include/uapi/linux/rtc.h: nine ints; RTC_RD_TIME = _IOR('p', 9, struct rtc_time)
+# include/uapi/linux/rtc.h: struct rtc_time is nine ints, RTC_RD_TIME is _IOR("p", 9, of it).
 _RTC_TIME: Final = struct.Struct("9i")
 _RTC_RD_TIME: Final = 0x80247009
 

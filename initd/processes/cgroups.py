@@ -1,0 +1,52 @@
+"""The leaf cgroups that processes live in."""
+
+import os
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+
+
+class Cgroups:
+    """Paths are below `root`, a folder of a cgroup2 file system."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    def make(self, path: str) -> None:
+        """FileExistsError; FileNotFoundError: its parent does not exist."""
+        (self.root / path).mkdir()
+
+    def open(self, path: str) -> int:
+        """A descriptor of the folder, to spawn into; ours to close."""
+        return os.open(self.root / path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+
+    def populated(self, path: str) -> bool:
+        """Whether anything lives in it or below."""
+        try:
+            events = (self.root / path / "cgroup.events").read_text()
+        except FileNotFoundError:
+            return False
+        return "populated 1" in events
+
+    def kill(self, path: str) -> None:
+        """SIGKILL to all in it and below, those being born included."""
+        with suppress(FileNotFoundError):
+            (self.root / path / "cgroup.kill").write_text("1")
+
+    def signal(self, path: str, number: int) -> None:
+        """To every process in it and below that can be seen now."""
+        for pid in self.processes(path):
+            with suppress(ProcessLookupError):
+                os.kill(pid, number)
+
+    def processes(self, path: str) -> Iterator[int]:
+        for folder, _, _ in os.walk(self.root / path):
+            with suppress(OSError):
+                # Zero: a process that our namespace does not show.
+                yield from filter(None, map(int, Path(folder, "cgroup.procs").read_text().split()))
+
+    def remove(self, path: str) -> None:
+        """With all below. OSError(EBUSY): something lives in it."""
+        for folder, _, _ in os.walk(self.root / path, topdown=False):
+            with suppress(FileNotFoundError):
+                Path(folder).rmdir()

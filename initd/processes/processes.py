@@ -1,0 +1,286 @@
+"""All processes of workloads: PID 1 makes them, keeps their output and sees them end."""
+
+import errno
+import os
+import shutil
+import signal
+import time
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import ExitStack, suppress
+from dataclasses import replace
+from pathlib import Path
+from typing import Final
+
+from initd.errors import (
+    AlreadyExists,
+    FailedPrecondition,
+    InvalidArgument,
+    NotFound,
+    Unavailable,
+)
+from initd.linux.spawn import Spawner
+from initd.logs.budget import Budget
+from initd.logs.pump import Pump
+from initd.logs.stream import Stream, make_pipe
+from initd.loop import Loop, Timer
+from initd.processes.cgroups import Cgroups
+from initd.processes.children import Children, Ending
+from initd.processes.command import resolve
+from initd.processes.model import Process, Spawn, State
+
+ENDED_LIMIT: Final = 1024
+_STREAMS: Final = {1: "stdout", 2: "stderr"}
+# How long after its kill a leaf is looked at again, when no ending came that would have told.
+_RECHECK: Final = 0.02
+_RECHECK_LIMIT: Final = 1.0
+
+
+class _Owned:
+    """A process and what PID 1 holds for it."""
+
+    __slots__ = ("ending", "folder", "kill_at", "process", "pumps", "recheck", "timer")
+
+    def __init__(self, process: Process, folder: Path, pumps: tuple[Pump, ...]) -> None:
+        self.process = process
+        self.folder = folder
+        self.pumps = pumps
+        self.timer: Timer | None = None
+        self.kill_at = 0.0
+        self.ending: Ending | None = None
+        self.recheck = _RECHECK
+
+
+class Processes:
+    """`on_change` is told every change of every process, in order."""
+
+    def __init__(
+        self,
+        loop: Loop,
+        children: Children,
+        cgroups: Cgroups,
+        *,
+        logs: Path,
+        budget: Budget,
+        spawner: Spawner,
+        on_change: Callable[[Process], None],
+    ) -> None:
+        self._loop = loop
+        self._children = children
+        self._cgroups = cgroups
+        self._logs = logs
+        self._budget = budget
+        self._spawner = spawner
+        self._on_change = on_change
+        self._owned: dict[str, _Owned] = {}
+        # Ended ones by id, the one that ended first in front.
+        self._ended: dict[str, _Owned] = {}
+        self._serial = 0
+        self._closed = False
+
+    def spawn(self, spawn: Spawn, fds: Mapping[int, int]) -> Process:
+        """Either all of it exists afterwards, or nothing. `fds` stay the caller's to close."""
+        if self._closed:
+            raise Unavailable("node: going down, it starts nothing any more")
+        former = self._owned.get(spawn.id)
+        if former is not None and former.process.state is not State.ENDED:
+            raise AlreadyExists(
+                f"process {spawn.id}: runs already as pid {former.process.pid}: stop it first"
+            )
+        path, argv = resolve(spawn)
+        serial = self._serial + 1
+        with ExitStack() as undo:
+            self._make_leaf(spawn.cgroup)
+            undo.callback(self._cgroups.remove, spawn.cgroup)
+            folder = self._logs / str(serial)
+            folder.mkdir(parents=True, mode=0o700)
+            undo.callback(shutil.rmtree, folder, ignore_errors=True)
+            with ExitStack() as theirs:
+                pumps, pipes = self._make_streams(folder, fds, undo, theirs)
+                null = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
+                theirs.callback(os.close, null)
+                leaf = self._cgroups.open(spawn.cgroup)
+                theirs.callback(os.close, leaf)
+                started = time.time_ns()
+                pid = self._execute(spawn, path, argv, {0: null, **pipes, **fds}, leaf)
+            undo.pop_all()
+        self._serial = serial
+        process = Process(
+            serial=serial,
+            id=spawn.id,
+            pid=pid,
+            state=State.RUNNING,
+            started=started,
+            uid=spawn.uid,
+            gid=spawn.gid,
+            cgroup=spawn.cgroup,
+            meta=spawn.meta,
+        )
+        if former is not None:
+            self._drop(former)
+        owned = _Owned(process, folder, pumps)
+        self._owned[spawn.id] = owned
+        self._children.add(pid, lambda ending: self._first_ended(owned, ending))
+        self._on_change(process)
+        return process
+
+    def signal(self, id: str, number: int) -> None:  # noqa: A002
+        """To the first process only."""
+        if not 0 < number < signal.NSIG:
+            raise InvalidArgument(f"signal {number}: must be from 1 to {signal.NSIG - 1}")
+        owned = self._living(id)
+        with suppress(ProcessLookupError):
+            os.kill(owned.process.pid, number)
+
+    def stop(self, id: str, grace: float) -> Process:  # noqa: A002
+        """SIGTERM to the whole leaf now, SIGKILL after `grace` seconds; answers at once.
+
+        Asked again, an earlier end counts. A process that has ended is left as it is."""
+        if not grace >= 0:
+            raise InvalidArgument(f"grace {grace}: must be 0 or more seconds")
+        owned = self._find(id)
+        if owned.process.state is State.ENDED or owned.ending is not None:
+            return owned.process
+        if owned.process.state is State.RUNNING:
+            self._set(owned, replace(owned.process, state=State.STOPPING))
+            if grace > 0:
+                self._cgroups.signal(owned.process.cgroup, signal.SIGTERM)
+        self._kill_after(owned, grace)
+        return owned.process
+
+    def list(self) -> list[Process]:
+        """The oldest first."""
+        processes = [owned.process for owned in self._owned.values()]
+        return sorted(processes, key=lambda process: process.serial)
+
+    def forget(self, id: str) -> None:  # noqa: A002
+        owned = self._find(id)
+        if owned.process.state is not State.ENDED:
+            raise FailedPrecondition(f"process {id}: has not ended: stop it first")
+        self._drop(owned)
+        del self._owned[id]
+
+    def close(self) -> None:
+        """Start nothing any more."""
+        self._closed = True
+
+    def living(self) -> Iterable[Process]:
+        return [p for p in self.list() if p.state is not State.ENDED]
+
+    def kill_all(self) -> None:
+        """What has not ended by now is killed."""
+        for process in self.living():
+            self._cgroups.kill(process.cgroup)
+
+    def _make_leaf(self, path: str) -> None:
+        try:
+            self._cgroups.make(path)
+        except FileExistsError as error:
+            raise AlreadyExists(f"cgroup {path}: exists already: use another") from error
+        except (FileNotFoundError, NotADirectoryError) as error:
+            raise NotFound(f"cgroup {path}: its parent does not exist: make that first") from error
+
+    def _make_streams(
+        self, folder: Path, fds: Mapping[int, int], undo: ExitStack, theirs: ExitStack
+    ) -> tuple[tuple[Pump, ...], dict[int, int]]:
+        """Pumps, and the write ends for the child. A stream that the caller passed stays empty."""
+        pumps = []
+        pipes: dict[int, int] = {}
+        for number, name in _STREAMS.items():
+            read, write = make_pipe()
+            theirs.callback(os.close, write)
+            try:
+                pump = Pump(self._loop, read, Stream(folder / name), self._budget)
+            except BaseException:
+                os.close(read)
+                raise
+            undo.callback(pump.close)
+            if number in fds:
+                pump.drain()
+            else:
+                pipes[number] = write
+            pumps.append(pump)
+        return tuple(pumps), pipes
+
+    def _execute(
+        self, spawn: Spawn, path: str, argv: tuple[str, ...], fds: Mapping[int, int], leaf: int
+    ) -> int:
+        name = spawn.argv[0]
+        try:
+            return self._spawner(path, argv, spawn.env, cwd=spawn.cwd, fds=fds, cgroup=leaf)
+        except FileNotFoundError as error:
+            raise NotFound(f"command {name}: its interpreter does not exist") from error
+        except OSError as error:
+            if error.errno == errno.ENOEXEC:
+                raise InvalidArgument(f"command {name}: not a program of this machine") from error
+            raise
+
+    def _first_ended(self, owned: _Owned, ending: Ending) -> None:
+        owned.ending = ending
+        if owned.timer is not None:
+            owned.timer.cancel()
+        self._finish(owned)
+
+    def _finish(self, owned: _Owned) -> None:
+        """What the first process left behind ends with it; then its output is complete."""
+        leaf = owned.process.cgroup
+        if self._cgroups.populated(leaf):
+            self._cgroups.kill(leaf)
+            return self._finish_later(owned)
+        try:
+            self._cgroups.remove(leaf)
+        except OSError as error:
+            if error.errno != errno.EBUSY:
+                raise
+            return self._finish_later(owned)
+        assert owned.ending is not None
+        for pump in owned.pumps:
+            pump.drain()
+        code, number = owned.ending
+        ended = replace(
+            owned.process, state=State.ENDED, ended=time.time_ns(), code=code, signal=number
+        )
+        self._ended[ended.id] = owned
+        self._set(owned, ended)
+        if len(self._ended) > ENDED_LIMIT:
+            self.forget(next(iter(self._ended)))
+        return None
+
+    def _finish_later(self, owned: _Owned) -> None:
+        owned.timer = self._loop.later(owned.recheck, lambda: self._finish(owned))
+        owned.recheck = min(2 * owned.recheck, _RECHECK_LIMIT)
+
+    def _kill_after(self, owned: _Owned, grace: float) -> None:
+        kill_at = time.monotonic() + grace
+        if owned.timer is not None:
+            if owned.kill_at <= kill_at:
+                return
+            owned.timer.cancel()
+        owned.kill_at = kill_at
+        if grace == 0:
+            self._cgroups.kill(owned.process.cgroup)
+        else:
+            leaf = owned.process.cgroup
+            owned.timer = self._loop.later(grace, lambda: self._cgroups.kill(leaf))
+
+    def _set(self, owned: _Owned, process: Process) -> None:
+        owned.process = process
+        self._on_change(process)
+
+    def _find(self, id: str) -> _Owned:  # noqa: A002
+        owned = self._owned.get(id)
+        if owned is None:
+            raise NotFound(f"process {id}: does not exist")
+        return owned
+
+    def _living(self, id: str) -> _Owned:  # noqa: A002
+        owned = self._find(id)
+        if owned.ending is not None:
+            raise FailedPrecondition(f"process {id}: has ended")
+        return owned
+
+    def _drop(self, owned: _Owned) -> None:
+        """An ended process and its output."""
+        self._ended.pop(owned.process.id, None)
+        for pump in owned.pumps:
+            pump.close()
+        shutil.rmtree(owned.folder, ignore_errors=True)
