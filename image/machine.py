@@ -1,0 +1,246 @@
+"""What a virtual machine is made of, and the QEMU command line that says so.
+
+Values only: `image.qemu` starts what is described here.
+"""
+
+import base64
+from collections.abc import Iterable
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import Final
+
+from image.acceleration import Acceleration
+
+API_PORT: Final = 8080
+QEMU: Final = "qemu-system-x86_64"
+
+# Where Debian, Fedora, Arch and SUSE keep OVMF: firmware and the template of its variables.
+OVMF: Final = (
+    (Path("/usr/share/OVMF/OVMF_CODE_4M.fd"), Path("/usr/share/OVMF/OVMF_VARS_4M.fd")),
+    (Path("/usr/share/edk2/ovmf/OVMF_CODE.fd"), Path("/usr/share/edk2/ovmf/OVMF_VARS.fd")),
+    (Path("/usr/share/edk2/x64/OVMF_CODE.4m.fd"), Path("/usr/share/edk2/x64/OVMF_VARS.4m.fd")),
+    (Path("/usr/share/qemu/ovmf-x86_64-code.bin"), Path("/usr/share/qemu/ovmf-x86_64-vars.bin")),
+)
+
+
+class NoFirmwareError(Exception):
+    """This host has no OVMF."""
+
+
+class Channel(StrEnum):
+    """How a credential reaches the node."""
+
+    SMBIOS = "smbios"
+    FW_CFG = "fw_cfg"
+    INITRAMFS = "initramfs"
+
+
+@dataclass(frozen=True, slots=True)
+class Credential:
+    """A named secret for the node. It goes through a file of mode 0600, never by an argument."""
+
+    name: str
+    content: bytes
+    channel: Channel = Channel.SMBIOS
+
+    def smbios_string(self) -> bytes:
+        """The type 11 string that systemd's credential documentation defines."""
+        name = f"io.systemd.credential.binary:{self.name}="
+        return name.encode() + base64.b64encode(self.content)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Nic:
+    """A virtio network card on a user mode network of its own (DHCP, DNS, router advertisements).
+
+    `forwarded` is a TCP port of the guest that a free port of 127.0.0.1 leads to; `address` is
+    the guest's address there if it is not the one DHCP gives.
+    """
+
+    forwarded: int | None = None
+    address: str = ""
+    mac: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Drive:
+    """A virtio disk. What the guest writes is dropped at the end unless it is `kept`."""
+
+    file: Path
+    kept: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KernelBoot:
+    """QEMU loads the kernel. The archives are laid one over the other in this order."""
+
+    kernel: Path
+    initrds: tuple[Path, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FirmwareBoot:
+    """OVMF boots the disk, from variables of its own."""
+
+    disk: Drive
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Machine:
+    """A machine that is not yet running."""
+
+    boot: KernelBoot | FirmwareBoot
+    cmdline: tuple[str, ...] = ()
+    memory: int = 1024
+    """MiB"""
+    cpus: int = 2
+    credentials: tuple[Credential, ...] = ()
+    smbios: tuple[str, ...] = ()
+    """Further SMBIOS type 11 strings, as they are."""
+    nics: tuple[Nic, ...] = (Nic(forwarded=API_PORT),)
+    drives: tuple[Drive, ...] = ()
+    reboots: bool = False
+    """A reset boots it again, instead of ending QEMU."""
+
+    def kernel_cmdline(self) -> str:
+        # panic=-1 resets at once, so that a panic ends QEMU and is not waited for.
+        return " ".join(("console=ttyS0", "panic=-1", *self.cmdline))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Files:
+    """The files of one running machine; the sockets are made by who starts it."""
+
+    folder: Path
+
+    @property
+    def console(self) -> Path:
+        return self.folder / "console.log"
+
+    @property
+    def log(self) -> Path:
+        return self.folder / "qemu.log"
+
+    @property
+    def command(self) -> Path:
+        return self.folder / "qemu.command"
+
+    @property
+    def pid(self) -> Path:
+        return self.folder / "qemu.pid"
+
+    @property
+    def initrd(self) -> Path:
+        return self.folder / "initrd"
+
+    @property
+    def variables(self) -> Path:
+        return self.folder / "ovmf-variables.fd"
+
+    def smbios(self, number: int) -> Path:
+        return self.folder / f"smbios-{number}"
+
+    def fw_cfg(self, name: str) -> Path:
+        return self.folder / f"fw_cfg-{name}"
+
+
+def smbios_strings(machine: Machine) -> tuple[bytes, ...]:
+    """All type 11 strings of the machine, in their order."""
+    strings = [text.encode() for text in machine.smbios]
+    if isinstance(machine.boot, FirmwareBoot) and machine.cmdline:
+        # systemd-stub adds this to the command line of the unified kernel image.
+        extra = " ".join(("panic=-1", *machine.cmdline))
+        strings.append(f"io.systemd.stub.kernel-cmdline-extra={extra}".encode())
+    strings += [c.smbios_string() for c in machine.credentials if c.channel is Channel.SMBIOS]
+    return tuple(strings)
+
+
+def command(
+    machine: Machine, files: Files, acceleration: Acceleration, *, monitor: int, console: int
+) -> list[str]:
+    """The command line. `monitor` and `console` are descriptors of listening Unix sockets.
+
+    The machine is paused at first, so that its console misses no byte and nothing is decided
+    before the caller is there.
+    """
+    return [
+        QEMU,
+        *("-nodefaults", "-no-user-config", "-display", "none", "-S"),
+        *("-machine", "q35", *acceleration.arguments()),
+        *("-smp", str(machine.cpus), "-m", f"{machine.memory}M"),
+        *("-chardev", f"socket,id=monitor,fd={monitor},server=on,wait=off"),
+        *("-mon", "chardev=monitor,mode=control"),
+        *("-chardev", _console(console, files)),
+        *("-serial", "chardev:console"),
+        *("-device", "virtio-rng-pci"),
+        *_boot(machine, files),
+        *_joined(_network(number, nic) for number, nic in enumerate(machine.nics)),
+        *_joined(_drive(number, drive) for number, drive in enumerate(machine.drives, 1)),
+        *_joined(
+            ["-smbios", f"type=11,path={_escaped(files.smbios(number))}"]
+            for number in range(len(smbios_strings(machine)))
+        ),
+        *_joined(
+            ["-fw_cfg", _fw_cfg(credential.name, files)]
+            for credential in machine.credentials
+            if credential.channel is Channel.FW_CFG
+        ),
+        *([] if machine.reboots else ["-no-reboot"]),
+    ]
+
+
+def find_firmware() -> tuple[Path, Path]:
+    """OVMF's code and the template of its variables. Raises `NoFirmwareError`."""
+    for code, variables in OVMF:
+        if code.exists() and variables.exists():
+            return code, variables
+    raise NoFirmwareError("OVMF: not on this host; install ovmf (Debian) or edk2-ovmf")
+
+
+def _console(descriptor: int, files: Files) -> str:
+    log = _escaped(files.console)
+    return f"socket,id=console,fd={descriptor},server=on,wait=off,logfile={log}"
+
+
+def _fw_cfg(name: str, files: Files) -> str:
+    return f"name=opt/io.systemd.credentials/{name},file={_escaped(files.fw_cfg(name))}"
+
+
+def _boot(machine: Machine, files: Files) -> list[str]:
+    if isinstance(machine.boot, FirmwareBoot):
+        code, _ = find_firmware()
+        firmware = f"if=pflash,format=raw,readonly=on,file={_escaped(code)}"
+        variables = f"if=pflash,format=raw,file={_escaped(files.variables)}"
+        return ["-drive", firmware, "-drive", variables, *_drive(0, machine.boot.disk)]
+    initrd = ["-initrd", str(files.initrd)] if _has_initrd(machine) else []
+    return ["-kernel", str(machine.boot.kernel), *initrd, "-append", machine.kernel_cmdline()]
+
+
+def _has_initrd(machine: Machine) -> bool:
+    by_file = any(c.channel is Channel.INITRAMFS for c in machine.credentials)
+    return isinstance(machine.boot, KernelBoot) and (bool(machine.boot.initrds) or by_file)
+
+
+def _network(number: int, nic: Nic) -> list[str]:
+    netdev = f"user,id=nic{number}"
+    if nic.forwarded is not None:
+        # Port 0: the kernel chooses a free one, and the monitor tells which.
+        netdev += f",hostfwd=tcp:127.0.0.1:0-{nic.address}:{nic.forwarded}"
+    mac = f",mac={nic.mac}" if nic.mac else ""
+    return ["-netdev", netdev, "-device", f"virtio-net-pci,netdev=nic{number}{mac}"]
+
+
+def _drive(number: int, drive: Drive) -> list[str]:
+    kept = "" if drive.kept else ",snapshot=on"
+    backend = f"if=none,id=drive{number},format=raw,file={_escaped(drive.file)}{kept}"
+    return ["-drive", backend, "-device", f"virtio-blk-pci,drive=drive{number}"]
+
+
+def _escaped(path: Path) -> str:
+    """In QEMU's option lists a comma is written twice."""
+    return str(path).replace(",", ",,")
+
+
+def _joined(groups: Iterable[list[str]]) -> list[str]:
+    return [argument for group in groups for argument in group]
