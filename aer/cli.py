@@ -11,7 +11,7 @@ from aer.errors import UsageError
 from aer.settings import SEARCHED, SETTINGS
 
 _COMMAND: Final = " command"
-_EPILOG: Final = "Options of every command, such as --config and --output: aer --help"
+_EPILOG: Final = "Options of every command that asks a node, such as --output: aer --help"
 
 
 class Parser(argparse.ArgumentParser):
@@ -51,9 +51,9 @@ def build(nouns: Collection[str], *, everywhere: bool = False) -> argparse.Argum
         allow_abbrev=False,
     )
     parser.add_argument("--version", action=_Version, help="print the version of aer")
-    _add_settings(parser, shown=True)
     groups: dict[tuple[str, ...], Any] = {}
     groups[()] = parser.add_subparsers(metavar="COMMAND", title="commands", parser_class=Parser)
+    _add_settings(parser, shown=True)
     for noun, text in table.NOUNS.items():
         commands = table.commands(noun) if noun in nouns else ()
         if commands and commands[0].words != (noun,):
@@ -70,7 +70,7 @@ def build(nouns: Collection[str], *, everywhere: bool = False) -> argparse.Argum
 
 
 def _group(groups: dict[tuple[str, ...], Any], words: tuple[str, ...], text: str) -> None:
-    parser = groups[words[:-1]].add_parser(words[-1], help=text, description=text or None)
+    parser = groups[words[:-1]].add_parser(words[-1], help=text, description=_sentence(text))
     groups[words] = parser.add_subparsers(
         metavar="COMMAND", title="commands", parser_class=Parser, required=True, dest=words[-1]
     )
@@ -80,14 +80,23 @@ def _add_command(group: Any, word: str, command: Command, *, shown: bool) -> Non
     parser = group.add_parser(
         word,
         help=command.help,
-        description=(command.help[0].upper() + command.help[1:] + ". " + command.text).strip(),
-        epilog=_EPILOG,
+        description=f"{_sentence(command.help)} {command.text}".strip(),
+        epilog=_EPILOG if command.rpc else None,
         allow_abbrev=False,
     )
     for argument in command.arguments:
         _add_argument(parser, argument)
-    _add_settings(parser, shown=shown)
+    if command.trailing:
+        parser.usage = parser.format_usage().removeprefix("usage: ").rstrip()
+        parser.usage += f" [-- {command.trailing.shown}...]"
+        parser.epilog = f"What follows -- is the {command.trailing.help}. {parser.epilog}"
+    if command.rpc:
+        _add_settings(parser, shown=shown)
     parser.set_defaults(**{_COMMAND: command})
+
+
+def _sentence(text: str) -> str:
+    return text if not text or text.endswith("?") else f"{text[0].upper()}{text[1:]}."
 
 
 def _add_argument(parser: argparse.ArgumentParser, argument: Argument) -> None:
@@ -114,7 +123,8 @@ def _add_argument(parser: argparse.ArgumentParser, argument: Argument) -> None:
 
 
 def _add_settings(parser: argparse.ArgumentParser, *, shown: bool) -> None:
-    group = parser.add_argument_group("options of every command") if shown else parser
+    title = "options of every command that asks a node"
+    group = parser.add_argument_group(title) if shown else parser
     searched = ", ".join(map(str, SEARCHED))
     config = group.add_argument(
         "--config",

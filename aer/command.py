@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from aer.settings import Settings
+from aer.settings import Config
 
 if TYPE_CHECKING:
     from google.protobuf.message import Message
@@ -61,9 +61,9 @@ class Call:
     flags: Mapping[str, str] = field(default_factory=dict)
     config: Path | None = None
 
-    def settings(self) -> Settings:
+    def settings(self) -> Config:
         """Raises UsageError."""
-        return Settings.load(self.config, self.flags)
+        return Config.load(self.config, self.flags)
 
     def __getitem__(self, key: str) -> Any:
         return self.values.get(key)

@@ -44,13 +44,13 @@ def _set(message: Message, path: str, value: Any) -> None:
         setattr(message, last, value)
 
 
-def enum_words(enum: "EnumDescriptor") -> tuple[str, ...]:
+def enum_words(enum: EnumDescriptor) -> tuple[str, ...]:
     """The values of an enum as the command line has them: `SHUTDOWN_MODE_HALT` is `halt`."""
     names = (value.name for value in enum.values if value.number)
     return tuple(name.removeprefix(_prefix(enum)).lower() for name in names)
 
 
-def _prefix(enum: "EnumDescriptor") -> str:
+def _prefix(enum: Any) -> str:
     """What every name of the enum begins with: the enum's own, as protobuf's style has it."""
     zero: str = enum.values_by_number[0].name
     return zero.removesuffix("UNSPECIFIED")

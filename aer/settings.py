@@ -133,7 +133,7 @@ SETTINGS: Final = (
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Settings:
+class Config:
     """The settings as they count: defaults, the configuration file over them, flags over that."""
 
     socket: Endpoint | None = None

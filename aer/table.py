@@ -5,9 +5,17 @@ from typing import Final
 
 from aer.command import Command
 
-# Each noun is a module of its name with a table COMMANDS.
+# Each noun is a module of its name with a table COMMANDS; only those that are needed are imported.
 NOUNS: Final = {
+    "cell": "make cells and run executables in them",
+    "logs": "show the output of an executable",
+    "observe": "watch what the node and its workloads say",
+    "discovery": "find out what a node is",
+    "health": "ask whether the node serves",
+    "node": "take the node down",
     "pki": "make a trust domain and issue SVIDs",
+    "completion": "print a script that completes aer's command line",
+    "version": "print the version of aer",
 }
 
 

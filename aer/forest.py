@@ -1,0 +1,123 @@
+"""Cells and their executables as a tree of lines. Plain functions over the answer of List."""
+
+import signal
+from collections.abc import Iterable, Iterator
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from aurae.cells.v0 import cells_pb2
+
+HEADERS: Final = ("CELL / EXECUTABLE", "STATE", "PID", "AGE", "EXIT", "COMMAND, LIMITS")
+RIGHT: Final = "PID AGE EXIT"
+
+Row = tuple[str, str, str, str, str, str]
+
+_UNICODE: Final = ("├─ ", "└─ ", "│  ")
+_ASCII: Final = ("|- ", "`- ", "|  ")
+
+
+def rows(
+    nodes: "Iterable[cells_pb2.CellGraphNode]", now: datetime, *, encoding: str = "utf-8"
+) -> Iterator[Row]:
+    """Cells with their last label and a slash, executables below them, then the cells within."""
+    for node in nodes:
+        yield _cell(node.cell, node.cell.name)
+        yield from _inside(node, now, "", _lines(encoding))
+
+
+def _inside(
+    node: "cells_pb2.CellGraphNode", now: datetime, indent: str, lines: tuple[str, str, str]
+) -> Iterator[Row]:
+    left = len(node.executables) + len(node.children)
+    branch, last, through = lines
+    for status in node.executables:
+        left -= 1
+        yield _executable(status, now, indent + (branch if left else last))
+    for child in node.children:
+        left -= 1
+        label = child.cell.name.rpartition("/")[2]
+        yield _cell(child.cell, indent + (branch if left else last) + label)
+        yield from _inside(child, now, indent + (through if left else "   "), lines)
+
+
+def _lines(encoding: str) -> tuple[str, str, str]:
+    try:
+        "".join(_UNICODE).encode(encoding)
+    except (UnicodeEncodeError, LookupError):
+        return _ASCII
+    return _UNICODE
+
+
+def _cell(cell: "cells_pb2.Cell", label: str) -> Row:
+    return (f"{label}/", "", "", "", "", limits(cell))
+
+
+def _executable(status: "cells_pb2.ExecutableStatus", now: datetime, indent: str) -> Row:
+    started = status.started_at.ToDatetime(tzinfo=UTC)
+    return (
+        indent + status.executable.name,
+        state(status),
+        str(status.pid),
+        age((now - started).total_seconds()) if status.HasField("started_at") else "",
+        exit_text(status),
+        " ".join([status.executable.command, *status.executable.args]),
+    )
+
+
+def limits(cell: "cells_pb2.Cell") -> str:
+    """What was asked for, by the kernel's names."""
+    said = []
+    if cell.cpu.HasField("weight"):
+        said.append(f"cpu.weight={cell.cpu.weight}")
+    if cell.cpu.HasField("max") or cell.cpu.HasField("period"):
+        quota = str(cell.cpu.max) if cell.cpu.HasField("max") else "max"
+        period = f"/{cell.cpu.period}" if cell.cpu.HasField("period") else ""
+        said.append(f"cpu.max={quota}{period}")
+    said += [f"cpuset.{field.name}={value}" for field, value in cell.cpuset.ListFields()]
+    said += [f"memory.{field.name}={size(value)}" for field, value in cell.memory.ListFields()]
+    said += ["isolated processes"] * cell.isolate_process + ["own network"] * cell.isolate_network
+    return " ".join(said)
+
+
+def state(status: "cells_pb2.ExecutableStatus") -> str:
+    from aurae.cells.v0 import cells_pb2
+
+    name: str = cells_pb2.ExecutableState.Name(status.state)
+    return name.removeprefix("EXECUTABLE_STATE_").lower()
+
+
+def exit_text(status: "cells_pb2.ExecutableStatus") -> str:
+    """The exit code, or the signal's name; empty while it runs."""
+    if status.HasField("signal"):
+        return signal_name(status.signal)
+    return str(status.exit_code) if status.HasField("exit_code") else ""
+
+
+def signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"
+
+
+def size(count: int) -> str:
+    """`count` bytes as the command line takes them, exactly."""
+    units = "KMGT"
+    unit = ""
+    while count and count % 1024 == 0 and units:
+        count, unit, units = count // 1024, units[0], units[1:]
+    return f"{count}{unit}"
+
+
+def age(seconds: float) -> str:
+    """Two units at most: `42s`, `5m12s`, `3h07m`, `2d11h`. A clock ahead of ours gives `0s`."""
+    whole = max(0, int(seconds))
+    minutes, second = divmod(whole, 60)
+    hours, minute = divmod(minutes, 60)
+    days, hour = divmod(hours, 24)
+    if days:
+        return f"{days}d{hour:02}h"
+    if hours:
+        return f"{hours}h{minute:02}m"
+    return f"{minutes}m{second:02}s" if minutes else f"{second}s"
