@@ -104,16 +104,16 @@ def _device_form(value: str) -> LinkSettings:
 
 
 def _full_form(
-    fields: list[str],
+    given: Sequence[str],
 ) -> tuple[LinkSettings, tuple[IPAddress, ...], str | None]:
     """`CLIENT:SERVER:GATEWAY:NETMASK:HOSTNAME:DEVICE:WORD`, then `DNS0:DNS1:NTP` or `MTU:MAC`."""
-    fields = fields + [""] * (7 - len(fields))
+    fields = [*given, *("" for _ in range(7 - len(given)))]
     client, _, gateway, netmask, hostname, device, word = fields[:7]
     rest = fields[7:]
-    addresses = (_interface(client, netmask),) if client else ()
+    addresses: tuple[IPInterface, ...] = (_interface(client, netmask),) if client else ()
     if netmask and not client:
         raise InvalidArgument("a netmask without an address: give both")
-    gateways = (_address(gateway, "gateway"),) if gateway else ()
+    gateways: tuple[IPAddress, ...] = (_address(gateway, "gateway"),) if gateway else ()
     if gateways and not addresses:
         raise InvalidArgument("a gateway without an address: give both")
     if gateways and gateways[0].version != addresses[0].version:
@@ -222,11 +222,11 @@ def _mac(text: str) -> bytes | None:
 def settings_of(settings: Settings, names: Sequence[str]) -> dict[str, LinkSettings]:
     """What each link is to have; `names` in the order of their appearance.
 
-    Settings without a device go to the first link that has none by name. Several for one link add up.
+    Settings without a device go to the first link that has none by name. Several for one add up.
     """
     by_name: dict[str, LinkSettings] = {}
     for link in settings.links:
-        if link.device in names:
+        if link.device is not None and link.device in names:
             by_name[link.device] = _sum(by_name.get(link.device), link)
     first = next((name for name in names if name not in by_name), None)
     for link in settings.links:

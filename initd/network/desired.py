@@ -126,12 +126,8 @@ def changes(
     by DHCP are ever removed: the command line does not change, and others are not ours.
     """
     found: list[Change] = list(_link_changes(link, want))
-    if not link.up and not found:
-        return ()
     have = {address.interface: address for address in addresses}
-    for address in want.addresses:
-        if not _same(have.get(address.interface), address):
-            found.append(AddAddress(address))
+    found += (AddAddress(a) for a in want.addresses if not _same(have.get(a.interface), a))
     wanted_routes = set(want.routes)
     for route in routes:
         if route.origin is Origin.DHCP and route not in wanted_routes:

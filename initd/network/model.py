@@ -1,4 +1,4 @@
-"""What the network is made of. Times are seconds of CLOCK_BOOTTIME, which no clock setting moves."""
+"""What the network is made of. Times are seconds of CLOCK_BOOTTIME, which nobody sets."""
 
 from dataclasses import dataclass
 from enum import IntEnum
@@ -18,7 +18,7 @@ IPNetwork: TypeAlias = IPv4Network | IPv6Network
 
 
 class Origin(IntEnum):
-    """Who gave an address or a route: the kernel's RTPROT_ and, for addresses, IFA_PROTO numbers."""
+    """Who gave an address or a route: the kernel's RTPROT_ numbers, or IFA_PROTO_RA."""
 
     ADVERTISED = 2
     STATIC = 4
@@ -114,7 +114,7 @@ class Advertisements:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LinkSettings:
-    """One `ip=` of the command line. Without a device it is for the first link with none of its own."""
+    """One `ip=`. Without a device it is for the first link that has none of its own."""
 
     device: str | None = None
     addresses: tuple[IPInterface, ...] = ()

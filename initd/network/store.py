@@ -4,7 +4,7 @@ The files are in /run: they end with the boot, and so does the clock that their 
 """
 
 import json
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from ipaddress import IPv4Address, IPv4Interface, IPv4Network
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ class Known:
 
     mac: bytes
     lease: Lease | None = None
-    advertisements: Advertisements = Advertisements()
+    advertisements: Advertisements = field(default_factory=Advertisements)
 
 
 class Store:

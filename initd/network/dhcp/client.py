@@ -5,7 +5,7 @@ It is told what happened and at what time, and answers with what is to be done. 
 to receive) after each call.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from enum import Enum, auto
 from ipaddress import IPv4Address
@@ -210,7 +210,7 @@ class Client:
                 else:
                     yield from self._discover(now)
             case State.PROBING:
-                yield from self._bind(now)
+                yield from self._bind()
             case State.BOUND:
                 yield from self._renew(now)
             case State.RENEWING | State.REBINDING:
@@ -269,18 +269,18 @@ class Client:
         self._requested = now
         if self._offer:
             wanted = self._offer.address.ip
-            server = {Option.SERVER: self._offer.server.packed}
+            server = {int(Option.SERVER): self._offer.server.packed}
         else:
             assert self.lease is not None
             wanted, server = self.lease.address.ip, {}
-        options = {Option.ADDRESS: wanted.packed, **server}
+        options = {int(Option.ADDRESS): wanted.packed, **server}
         return self._again(self._message(Kind.REQUEST, now, options), now)
 
     def _message(
         self,
         kind: Kind,
         now: float,
-        options: dict[Option, bytes] | None = None,
+        options: Mapping[int, bytes] | None = None,
         client: IPv4Address = UNSPECIFIED,
     ) -> Message:
         all_options: dict[int, bytes] = {Option.CLIENT: b"\x01" + self.mac, **(options or {})}
@@ -320,7 +320,7 @@ class Client:
         fresh = not self._has(lease.address.ip)
         self._offer = lease
         if not fresh:
-            yield from self._bind(now)
+            yield from self._bind()
         elif self._conflict:
             yield from self._decline(now)
         else:
@@ -330,7 +330,7 @@ class Client:
     def _has(self, address: IPv4Address) -> bool:
         return self.lease is not None and self.lease.address.ip == address
 
-    def _bind(self, now: float) -> Outputs:
+    def _bind(self) -> Outputs:
         lease, former = self._offer, self.lease
         assert lease is not None
         self.lease, self._offer = lease, None
@@ -359,7 +359,7 @@ class Client:
 
     def _decline(self, now: float) -> Outputs:
         assert self._offer is not None
-        options = {
+        options: dict[int, bytes] = {
             Option.ADDRESS: self._offer.address.ip.packed,
             Option.SERVER: self._offer.server.packed,
         }
