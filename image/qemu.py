@@ -76,11 +76,11 @@ class Qemu:
     def ended(self) -> bool:
         return self.wait_end(0)
 
-    def wait_end(self, timeout: float) -> bool:
-        """Wait up to `timeout` seconds for QEMU's end; whether it has come."""
+    def wait_end(self, timeout: float | None) -> bool:
+        """Wait up to `timeout` seconds (None: for ever) for QEMU's end; whether it has come."""
         waiter = select.poll()
         waiter.register(self._pidfd, select.POLLIN)
-        ended = bool(waiter.poll(max(timeout, 0) * 1000))
+        ended = bool(waiter.poll(None if timeout is None else max(timeout, 0) * 1000))
         if ended and self._process:
             self._process.wait()
         return ended
