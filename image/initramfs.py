@@ -1,0 +1,107 @@
+"""The initramfs: Python's core, `initd.initramfs`, the modules that the root needs, and the root."""
+
+import shutil
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path, PurePosixPath
+from typing import Final
+
+from image import elf, kernel, python
+from image.cpio import Archive
+
+ENTRY: Final = "import initd.initramfs"
+
+INIT: Final = f"""\
+#!/usr/bin/python3 -IS
+import sys
+
+sys.path.append("/{python.DIST_PACKAGES}")
+
+from initd.initramfs import main
+
+main()
+"""
+
+FOLDERS: Final = ("proc", "sys", "dev", "run", "sysroot", "tmp")
+
+# Python wants random numbers before its first line, and before anything can mount devtmpfs.
+NODES: Final = (
+    ("console", 5, 1, 0o600),
+    ("null", 1, 3, 0o666),
+    ("random", 1, 8, 0o666),
+    ("urandom", 1, 9, 0o666),
+)
+
+
+def write_micro(root: Path, modules: Path, output: Path) -> None:
+    """Write the initramfs without a root. `modules` is a folder `RELEASE/` that depmod was run on."""
+    with output.open("wb") as file:
+        archive = Archive(file)
+        for name in FOLDERS:
+            archive.folder(PurePosixPath("/") / name)
+        for name, major, minor, mode in NODES:
+            archive.character_device(PurePosixPath("/dev") / name, major, minor, mode)
+        for name, target in (("bin", "usr/bin"), ("lib", "usr/lib"), ("lib64", "usr/lib64")):
+            archive.symlink(PurePosixPath("/") / name, target)
+        archive.data(PurePosixPath("/init"), INIT.encode(), 0o755)
+        add_python(archive, root)
+        archive.tree(PurePosixPath("/usr/lib/modules") / modules.name, modules)
+        archive.close()
+
+
+def add_python(archive: Archive, root: Path) -> None:
+    """Python itself and just the modules that `initd.initramfs` loads, without their sources."""
+    modules = python.loaded_modules(root, ENTRY, [root / python.DIST_PACKAGES])
+    extensions = [path for path in modules.values() if path.suffix == ".so"]
+    program = root / f"usr/bin/python{python.SERIES}"
+    libraries = elf.closure([program, *extensions], root / python.LIBRARIES)
+    archive.file(_inside(program, root), program)
+    archive.symlink(PurePosixPath("/usr/bin/python3"), program.name)
+    loader = PurePosixPath("/") / python.LOADER
+    archive.symlink(PurePosixPath("/usr/lib64") / loader.name, f"../..{loader}")
+    for path in sorted({*libraries, *extensions, root / python.LOADER}):
+        archive.file(_inside(path, root), path)
+    with tempfile.TemporaryDirectory(prefix="aurae-initramfs-") as name:
+        for path, compiled in compiled_files(root, modules, root, Path(name)).items():
+            archive.file(path, compiled)
+
+
+def compiled_files(
+    python_root: Path, modules: Mapping[str, Path], prefix: Path, work: Path
+) -> dict[PurePosixPath, Path]:
+    """Compile Python modules to stand without their sources; by their place in the initramfs.
+
+    `prefix` is what the modules' paths lose there, `work` an empty folder for the results.
+    """
+    files = {}
+    for path in sorted(p for p in modules.values() if p.suffix == ".py"):
+        copied = work / path.relative_to(prefix)
+        copied.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(path, copied)
+        files[_inside(path, prefix).with_suffix(".pyc")] = copied.with_suffix(".pyc")
+    python.compile_tree(python_root, [work], prefix=work, legacy=True)
+    return files
+
+
+def write_with_root(micro: Path, erofs: Path, output: Path) -> None:
+    """Write the initramfs for a direct boot: the small one, and an archive with the root's file."""
+    with output.open("wb") as file:
+        with micro.open("rb") as content:
+            shutil.copyfileobj(content, file, 1 << 20)
+        archive = Archive(file)
+        archive.file(PurePosixPath("/root.erofs"), erofs, 0o600)
+        archive.close()
+
+
+def select_modules(base: Path, target: Path) -> None:
+    """Copy the initramfs's modules into the folder `target/usr/lib/modules/RELEASE`."""
+    release = kernel.version(base)
+    folder = target / "usr/lib/modules" / release
+    folder.mkdir(parents=True)
+    kernel.copy(base / "usr/lib/modules" / release, folder, kernel.INITRAMFS)
+
+
+def _inside(path: Path, root: Path) -> PurePosixPath:
+    return PurePosixPath("/") / path.relative_to(root)
+
+

@@ -1,0 +1,51 @@
+"""The working tree's packages as one more initramfs, for a machine with newer code than the image.
+
+`/overlay/PACKAGE` is laid over the root's package of that name; and the initramfs's own code, with
+what of the standard library it has come to need, stands beside in its usual place.
+"""
+
+import argparse
+import shutil
+import tempfile
+from pathlib import Path, PurePosixPath
+
+from image import initramfs, python
+from image.cpio import Archive
+
+PROJECT = Path(__file__).resolve().parent.parent
+ROOT = PROJECT / "build/image/root"
+
+
+def build_overlay(out: Path, root: Path = ROOT, project: Path = PROJECT) -> Path:
+    """Write the overlay to `out`: to be appended to an initramfs. Returns `out`.
+
+    `root` is the tree that `make image` leaves; its Python compiles, so that the machine need not.
+    """
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix="aurae-overlay-") as name, out.open("wb") as file:
+        tree = Path(name) / "tree"
+        packages = tree / python.DIST_PACKAGES
+        for source in python.sources_of_ours(project):
+            ignored = shutil.ignore_patterns("__pycache__", "*.pyi", "*.pb")
+            shutil.copytree(source, packages / source.name, ignore=ignored)
+        python.compile_tree(root, [packages], prefix=tree)
+        archive = Archive(file)
+        archive.tree(PurePosixPath("/overlay"), packages)
+        path = [packages, root / python.DIST_PACKAGES]
+        modules = python.loaded_modules(root, initramfs.ENTRY, path)
+        for prefix in (tree, root):
+            here = {n: p for n, p in modules.items() if p.is_relative_to(prefix)}
+            work = Path(name) / f"compiled-{prefix.name}"
+            work.mkdir()
+            for target, compiled in initramfs.compiled_files(root, here, prefix, work).items():
+                archive.file(target, compiled)
+        for extension in sorted(p for p in modules.values() if p.suffix == ".so"):
+            archive.file(PurePosixPath("/") / extension.relative_to(root), extension)
+        archive.close()
+    return out
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(prog="python -m image.overlay", description=__doc__)
+    parser.add_argument("out", type=Path)
+    print(build_overlay(parser.parse_args().out))

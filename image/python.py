@@ -1,0 +1,143 @@
+"""Python for the image: its standard library, the locked wheels, our packages, all compiled.
+
+What is compiled is compiled by the image's own Python, run on the host through its own loader.
+"""
+
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import zipfile
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Final
+
+from image.mkosi import BuildError
+
+SERIES: Final = "3.13"
+STDLIB: Final = Path(f"usr/lib/python{SERIES}")
+DIST_PACKAGES: Final = Path("usr/lib/python3/dist-packages")
+LIBRARIES: Final = Path("usr/lib/x86_64-linux-gnu")
+LOADER: Final = LIBRARIES / "ld-linux-x86-64.so.2"
+
+# Packages of this project that are at work on a node; the others serve the host.
+OURS: Final = ("initd", "runtime", "aer", "aurae")
+
+# Of the standard library: tests, documentation, windows and editors, build-time programs, and
+# codecs of languages that the node does not speak.
+UNUSED: Final = re.compile(
+    r"(test|idlelib|ensurepip|tkinter|turtledemo|lib2to3|pydoc_data|venv|_pyrepl|curses|dbm|unittest"
+    r"|xmlrpc|wsgiref|__phello__|__pycache__|config-3.*|EXTERNALLY-MANAGED|LICENSE\.txt"
+    r"|turtle|pydoc|doctest|antigravity|this|sitecustomize|__hello__|pyclbr|tabnanny|webbrowser"
+    r"|_sysconfigdata__x86_64-linux-gnu|_aix_support|_android_support|_apple_support|_ios_support"
+    r"|_osx_support|mailbox|imaplib|poplib|smtplib|ftplib|nntplib|pstats|profile|cProfile|wave"
+    r"|rlcompleter|zipapp|trace|_pyio|_pydecimal)(\.py)?"
+)
+UNUSED_EXTENSION: Final = re.compile(
+    r"(_test|xx|_xxtest|_ctypes_test|_curses|_dbm|_codecs_|_multibytecodec|_lsprof|readline).*\.so"
+)
+
+# Of the wheels.
+_UNUSED_IN_WHEELS: Final = re.compile(r"(tests?|__pycache__|bin|.*\.(pyi|pyx|pxd|pxi|h|c))")
+
+# Wheels for these systems run on the image's C library; pip takes the newest that it finds.
+_PLATFORMS: Final = tuple(f"manylinux_2_{minor}_x86_64" for minor in (39, 38, 34, 31, 28, 27, 17, 12))
+
+
+def loaded_by(root: Path, program: Path) -> list[str | Path]:
+    """The command that starts a program of the tree on this host, whatever C library this has."""
+    return [root / LOADER, "--library-path", root / LIBRARIES, program]
+
+
+def run(root: Path, *arguments: str | Path, path: Iterable[Path] = ()) -> str:
+    """Run it, and return what it prints."""
+    environment = {
+        "PYTHONHOME": str(root / "usr"),
+        "PYTHONPATH": ":".join(map(str, path)),
+        "PYTHONDONTWRITEBYTECODE": "1",
+        "PYTHONHASHSEED": "0",
+    }
+    interpreter = loaded_by(root, root / f"usr/bin/python{SERIES}")
+    # -S: no site; -P: the working folder is no place to import from.
+    command = [*interpreter, "-S", "-P", *arguments]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    if done.returncode:
+        raise BuildError(f"Python of {root}: {(done.stderr or done.stdout).strip()}")
+    return done.stdout
+
+
+def copy_stdlib(base: Path, root: Path) -> None:
+    def unused(folder: str, names: list[str]) -> set[str]:
+        if Path(folder).name == "lib-dynload":
+            return {name for name in names if UNUSED_EXTENSION.fullmatch(name)}
+        # A module deep in a package may bear such a name and be in use.
+        top = Path(folder) == base / STDLIB
+        return {n for n in names if n == "__pycache__" or (top and UNUSED.fullmatch(n))}
+
+    shutil.copytree(base / STDLIB, root / STDLIB, ignore=unused)
+
+
+def install_wheels(requirements: Path, target: Path) -> None:
+    """Install what is locked for the image. Raises `BuildError` where a hash does not match."""
+    pip: list[str | Path] = [sys.executable, "-m", "pip", "install", "--quiet", "--no-compile"]
+    pip += ["--disable-pip-version-check", "--root-user-action=ignore", "--no-warn-conflicts"]
+    pip += ["--only-binary", ":all:", "--no-deps", "--require-hashes", "-r", requirements]
+    pip += ["--implementation", "cp", "--python-version", SERIES, "--target", target]
+    for platform in _PLATFORMS:
+        pip += ["--platform", platform]
+    done = subprocess.run(pip, capture_output=True, text=True)
+    if done.returncode:
+        raise BuildError(f"pip: {done.stderr.strip()}")
+    for path in sorted(target.rglob("*")):
+        if path.exists() and _UNUSED_IN_WHEELS.fullmatch(path.name):
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+    # Says where the wheel was built and by which pip: nothing that is needed, and not the same twice.
+    for name in ("RECORD", "INSTALLER", "REQUESTED", "direct_url.json"):
+        for path in target.glob(f"*.dist-info/{name}"):
+            path.unlink()
+
+
+def install_wheel_of_ours(project: Path, target: Path) -> None:
+    """Build the project's wheel and unpack from it what a node needs, replacing what was there."""
+    with tempfile.TemporaryDirectory(prefix="aurae-wheel-") as name:
+        build = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", name]
+        done = subprocess.run(build, cwd=project, capture_output=True, text=True)
+        if done.returncode:
+            raise BuildError(f"hatchling: {(done.stderr or done.stdout).strip()}")
+        [wheel] = Path(name).glob("*.whl")
+        for old in (*(target / package for package in OURS), *target.glob("auraed-*.dist-info")):
+            shutil.rmtree(old, ignore_errors=True)
+        with zipfile.ZipFile(wheel) as archive:
+            for member in archive.namelist():
+                top = member.partition("/")[0]
+                if top in OURS or top.endswith(".dist-info") and not member.endswith("/RECORD"):
+                    archive.extract(member, target)
+
+
+def sources_of_ours(project: Path) -> tuple[Path, ...]:
+    """Where our packages lie in the working tree."""
+    return tuple(project / ("proto/gen/aurae" if name == "aurae" else name) for name in OURS)
+
+
+def compile_tree(root: Path, folders: Iterable[Path], *, prefix: Path, legacy: bool = False) -> None:
+    """Compile by the Python of `root`. `prefix` is what the files' paths lose on the node.
+
+    The result is never compared with a source's time or content: a stale time costs ten seconds of
+    boot. `legacy` puts `x.pyc` in the place of `x.py`, which then may be removed.
+    """
+    options: list[str | Path] = ["-q", "-f", "--invalidation-mode", "unchecked-hash"]
+    options += ["-s", prefix, "-p", "/", *(["-b"] if legacy else [])]
+    run(root, "-m", "compileall", *options, *folders)
+
+
+def loaded_modules(root: Path, statement: str, path: Iterable[Path]) -> dict[str, Path]:
+    """Files of the modules that are loaded once `statement` has run, by module name."""
+    program = (
+        f"{statement}\nimport sys\nfor name, module in sorted(sys.modules.items()):\n"
+        "    spec = getattr(module, '__spec__', None)\n"
+        "    file = getattr(module, '__file__', None)\n"
+        "    if file and spec and spec.name == name: print(name, file)\n"
+    )
+    lines = run(root, "-c", program, path=path).splitlines()
+    return {name: Path(file) for name, _, file in (line.partition(" ") for line in lines)}

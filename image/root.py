@@ -1,0 +1,141 @@
+"""The root file system: what is picked from Debian's tree, and the few files that are ours.
+
+Only what is named here gets in; the libraries follow from what the programs need.
+"""
+
+import shutil
+import subprocess
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Final
+
+from image import elf, kernel, python
+
+PROGRAMS: Final = ("busybox", f"python{python.SERIES}", "setpriv")
+
+# Opened by name at run time, so no program says that it needs them: threads that are cancelled
+# and exceptions in C++.
+OPENED_BY_NAME: Final = ("libgcc_s.so.1",)
+
+# Applets of busybox that would be a second init, a package manager, or a way to log in.
+UNWANTED_APPLETS: Final = frozenset(
+    "init linuxrc halt poweroff reboot dpkg dpkg-deb rpm rpm2cpio ar getty login su sulogin "
+    "passwd adduser addgroup deluser delgroup setpriv busybox run-init switch_root".split()
+)
+
+LINKS: Final = {
+    "bin": "usr/bin",
+    "sbin": "usr/bin",
+    "usr/sbin": "bin",
+    "lib": "usr/lib",
+    "lib64": "usr/lib64",
+    "usr/bin/python3": f"python{python.SERIES}",
+    "etc/mtab": "../proc/self/mounts",
+    "etc/os-release": "../usr/lib/os-release",
+    "etc/resolv.conf": "../run/aurae/resolv.conf",
+    "var/run": "../run",
+}
+
+# What is mounted on or written below at run time, with its mode.
+FOLDERS: Final = {
+    **dict.fromkeys(("boot", "dev", "efi", "etc", "mnt", "proc", "run", "sys", "sysroot"), 0o755),
+    **dict.fromkeys(("etc/aurae", "home", "opt", "srv", "usr/bin", "usr/lib", "var"), 0o755),
+    **dict.fromkeys(("var/lib", "var/log", "var/cache"), 0o755),
+    "root": 0o700,
+    "tmp": 0o1777,
+    "var/tmp": 0o1777,
+}
+
+FILES: Final = {
+    "etc/passwd": "root:x:0:0:root:/root:/bin/sh\n"
+    "nobody:x:65534:65534:nobody:/nonexistent:/bin/false\n",
+    "etc/group": "root:x:0:\ntty:x:5:\nnogroup:x:65534:\n",
+    "etc/hosts": "127.0.0.1 localhost\n::1 localhost ip6-localhost ip6-loopback\n",
+    "etc/nsswitch.conf": "passwd: files\ngroup: files\nhosts: files dns\n"
+    "networks: files\nprotocols: files\nservices: files\n",
+    # Empty: PID 1 mounts the machine's own over it.
+    "etc/machine-id": "",
+}
+
+# Of Debian's configuration: names of protocols and ports, and of file types.
+COPIED: Final = ("etc/protocols", "etc/services", "etc/mime.types")
+
+INIT: Final = f"""\
+#!/usr/bin/python3 -IS
+import sys
+
+sys.path.append("/{python.DIST_PACKAGES}")
+
+from initd.__main__ import main
+
+main()
+"""
+
+
+def make(base: Path, root: Path, requirements: Path) -> None:
+    """Fill the empty folder `root` with all but the packages of this project."""
+    for name, mode in FOLDERS.items():
+        folder = root / name
+        folder.mkdir(parents=True, exist_ok=True)
+        folder.chmod(mode)
+    for name, target in LINKS.items():
+        (root / name).symlink_to(target)
+    for name, text in FILES.items():
+        (root / name).write_text(text)
+    for name in COPIED:
+        shutil.copyfile(base / name, root / name)
+    for name in PROGRAMS:
+        shutil.copy(base / "usr/bin" / name, root / "usr/bin" / name)
+    init = root / "usr/bin/init"
+    init.write_text(INIT)
+    init.chmod(0o755)
+    python.copy_stdlib(base, root)
+    packages = root / python.DIST_PACKAGES
+    packages.mkdir(parents=True)
+    python.install_wheels(requirements, packages)
+    copy_libraries(base, root)
+    make_applets(root)
+    python.compile_tree(root, [root / python.STDLIB, packages], prefix=root)
+
+
+def copy_libraries(base: Path, root: Path) -> None:
+    """Copy the loader and every library that a file of `root` needs."""
+    files = [p for p in root.rglob("*") if p.is_file() and not p.is_symlink() and elf.is_elf(p)]
+    bundled = {path.name for path in files}
+    source = base / python.LIBRARIES
+    named = {source / name for name in OPENED_BY_NAME}
+    target = root / python.LIBRARIES
+    target.mkdir(parents=True)
+    for library in elf.closure([*files, *named], source, bundled) | named:
+        shutil.copyfile(library, target / library.name)
+    (root / python.LOADER).chmod(0o755)
+    (root / "usr/lib64").mkdir()
+    (root / "usr/lib64" / python.LOADER.name).symlink_to(f"../../{python.LOADER}")
+
+
+def make_applets(root: Path) -> None:
+    """Link every applet that nothing better stands in for to busybox."""
+    busybox = python.loaded_by(root, root / "usr/bin/busybox")
+    listed = subprocess.run([*busybox, "--list"], check=True, capture_output=True, text=True)
+    for name in applets(listed.stdout.split()):
+        link = root / "usr/bin" / name
+        if not link.exists():
+            link.symlink_to("busybox")
+
+
+def applets(listed: Iterable[str]) -> list[str]:
+    return sorted(set(listed) - UNWANTED_APPLETS)
+
+
+def write_os_release(root: Path, version: str) -> None:
+    (root / "usr/lib/os-release").write_text(
+        f'NAME="Aurae"\nID=aurae\nVERSION_ID="{version}"\nVERSION="{version}"\n'
+        f'PRETTY_NAME="Aurae {version}"\nIMAGE_ID=aurae\nIMAGE_VERSION="{version}"\n'
+    )
+
+
+def copy_modules(base: Path, root: Path) -> None:
+    release = kernel.version(base)
+    target = root / "usr/lib/modules" / release
+    target.mkdir(parents=True)
+    kernel.copy(base / "usr/lib/modules" / release, target, kernel.ROOT)

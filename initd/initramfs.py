@@ -1,0 +1,302 @@
+"""`/init` of the initramfs: find the root, mount it, hand over to its `/sbin/init`.
+
+Every import here is paid at each boot, and again by the real PID 1: it keeps to `os` and strings.
+"""
+
+import os
+import struct
+import sys
+import time
+from collections.abc import Iterable, Mapping
+from fnmatch import fnmatchcase
+from typing import Final, NamedTuple
+
+from initd.linux import module
+from initd.linux.mount import MountFlag, mount
+
+# How long a disk may take to appear. A disk shelf or a USB stick takes some seconds.
+PATIENCE: Final = 30.0
+_POLL: Final = 0.02
+
+_SYSROOT: Final = "/sysroot"
+_DIST_PACKAGES: Final = f"{_SYSROOT}/usr/lib/python3/dist-packages"
+_OVERLAY: Final = "/overlay"
+_ROOT_FILE: Final = "/root.erofs"
+_DEFAULT_ROOT: Final = "PARTLABEL=aurae-root-a"
+
+_NOTHING: Final = MountFlag.NOSUID | MountFlag.NODEV | MountFlag.NOEXEC
+
+# Mounted here and moved to the root.
+_MOUNTS: Final = (
+    ("proc", "/proc", _NOTHING, ""),
+    ("sysfs", "/sys", _NOTHING, ""),
+    ("devtmpfs", "/dev", MountFlag.NOSUID | MountFlag.NOEXEC, "mode=755"),
+    ("tmpfs", "/run", MountFlag.NOSUID | MountFlag.NODEV, "mode=755"),
+)
+
+
+class RootError(Exception):
+    """There is no root to hand over to."""
+
+
+class Modules(NamedTuple):
+    """What depmod says of the modules at hand."""
+
+    folder: str
+    # By name: the file and the files that it needs, paths below `folder`.
+    files: Mapping[str, tuple[str, ...]]
+    # Pattern and name.
+    aliases: tuple[tuple[str, str], ...]
+
+    @classmethod
+    def read(cls, folder: str) -> "Modules":
+        files = {}
+        for line in _lines(f"{folder}/modules.dep"):
+            path, _, needs = line.partition(":")
+            files[_module_name(path)] = (path, *needs.split())
+        aliases = []
+        for line in _lines(f"{folder}/modules.alias"):
+            keyword, _, rest = line.partition(" ")
+            pattern, _, name = rest.rpartition(" ")
+            if keyword == "alias":
+                aliases.append((pattern, name))
+        return cls(folder, files, tuple(aliases))
+
+    def names_for(self, modalias: str) -> list[str]:
+        """The modules that serve a device."""
+        bus = modalias.partition(":")[0] + ":"
+        return [
+            name
+            for pattern, name in self.aliases
+            if pattern.startswith(bus) and fnmatchcase(modalias, pattern)
+        ]
+
+    def order_for(self, name: str) -> list[str]:
+        """The files to load for a module: what it needs comes first. None if it is built in."""
+        return list(reversed(self.files.get(name, ())))
+
+    def load(self, name: str) -> None:
+        for path in self.order_for(name):
+            try:
+                module.load(f"{self.folder}/{path}")
+            except FileExistsError:
+                pass
+            except OSError as e:
+                # A driver that refuses its device (ENODEV) is no reason to stop: another may serve.
+                _log(f"module {name}: {e.strerror}")
+                return
+
+
+def main() -> None:
+    """Never returns: becomes `/sbin/init` of the root, or ends with a message, which is a panic."""
+    for fstype, target, flags, options in _MOUNTS:
+        mount(fstype, target, fstype, flags, options)
+    keep_credentials("/credentials", "/run/credentials/@system")
+    modules = Modules.read(f"/lib/modules/{os.uname().release}")
+    # crc32c is asked for by name, not as a dependency: without it erofs does not load.
+    for name in ("crc32c_generic", "erofs"):
+        modules.load(name)
+    try:
+        with open("/proc/cmdline", encoding="utf-8", errors="replace") as file:
+            wanted = root_of(file.read(), in_memory=os.path.exists(_ROOT_FILE))
+        source = wanted if wanted == _ROOT_FILE else wait_for(wanted, modules, PATIENCE)
+        mount(source, _SYSROOT, "erofs", MountFlag.RDONLY)
+    except (RootError, OSError) as e:
+        sys.exit(f"initramfs: cannot mount the root: {e}")
+    _log(f"root is {source}")
+    hand_over()
+
+
+def root_of(cmdline: str, *, in_memory: bool) -> str:
+    """What the kernel command line wants as root; the last `root=` counts."""
+    given = [word[5:] for word in cmdline.split() if word.startswith("root=")]
+    if given:
+        return given[-1]
+    return _ROOT_FILE if in_memory else _DEFAULT_ROOT
+
+
+def keep_credentials(source: str, target: str) -> None:
+    """Move the credentials of the initramfs to where they outlive it, readable by root only."""
+    os.makedirs(target, mode=0o700, exist_ok=True)
+    os.chmod(target, 0o700)
+    if not os.path.isdir(source):
+        return
+    for name in sorted(os.listdir(source)):
+        path = f"{source}/{name}"
+        if not os.path.isfile(path) or os.path.islink(path):
+            continue
+        fd = os.open(f"{target}/{name}", os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o400)
+        with open(path, "rb") as content, open(fd, "wb") as kept:
+            kept.write(content.read())
+        os.unlink(path)
+
+
+def wait_for(wanted: str, modules: Modules, patience: float) -> str:
+    """The device node of the wanted root, once it is there, loading drivers as hardware appears.
+
+    Raises `RootError` when it does not appear in time.
+    """
+    match = matcher(wanted)
+    deadline = time.monotonic() + patience
+    seen: set[str] = set()
+    while True:
+        for modalias in modaliases("/sys/devices") - seen:
+            seen.add(modalias)
+            for name in modules.names_for(modalias):
+                modules.load(name)
+        devices = block_devices("/sys/class/block")
+        for device in devices:
+            if match(device):
+                return f"/dev/{device['DEVNAME']}"
+        if time.monotonic() > deadline:
+            names = ", ".join(_describe(device) for device in devices) or "no disk at all"
+            raise RootError(f"{wanted}: not found in {patience:.0f} s; there is {names}; set root=")
+        time.sleep(_POLL)
+
+
+class matcher:  # noqa: N801 (a function with state)
+    """Says whether a block device, given by its properties, is the wanted one.
+
+    Raises `RootError` for a kind of name that nobody knows.
+    """
+
+    def __init__(self, wanted: str) -> None:
+        kind, equals, value = wanted.partition("=")
+        if wanted.startswith("/dev/"):
+            kind, value = "DEVNAME", wanted.removeprefix("/dev/")
+        elif not equals or kind not in ("PARTLABEL", "PARTUUID", "LABEL"):
+            raise RootError(f"root={wanted}: not PARTLABEL=, PARTUUID=, LABEL= or /dev/…")
+        self._kind = kind
+        self._value = value.lower() if kind == "PARTUUID" else value
+
+    def __call__(self, device: Mapping[str, str]) -> bool:
+        match self._kind:
+            case "DEVNAME":
+                return device["DEVNAME"] == self._value
+            case "PARTLABEL":
+                return device.get("PARTNAME") == self._value
+            case "PARTUUID":
+                return partition_uuid(device) == self._value
+            case _:
+                return erofs_label(f"/dev/{device['DEVNAME']}") == self._value
+
+
+def modaliases(folder: str) -> set[str]:
+    """What the devices below a folder of sysfs say they are."""
+    found = set()
+    for path, _, files in os.walk(folder):
+        if "modalias" in files:
+            found.update(_lines(f"{path}/modalias"))
+    return found
+
+
+def block_devices(folder: str) -> list[dict[str, str]]:
+    """The properties of each block device (its `uevent`), and `DISK`, what a partition lies on."""
+    devices = []
+    for name in sorted(os.listdir(folder)):
+        properties = dict(
+            (key, value)
+            for key, _, value in (line.partition("=") for line in _lines(f"{folder}/{name}/uevent"))
+        )
+        if "DEVNAME" in properties:
+            if properties.get("DEVTYPE") == "partition":
+                path = os.path.realpath(f"{folder}/{name}")
+                properties["DISK"] = os.path.basename(os.path.dirname(path))
+            devices.append(properties)
+    return devices
+
+
+def partition_uuid(device: Mapping[str, str]) -> str | None:
+    """The unique GUID of a partition, from the kernel or else from the disk's GPT."""
+    if known := device.get("PARTUUID"):
+        return known.lower()
+    if "DISK" not in device:
+        return None
+    disk = device["DISK"]
+    [size] = _lines(f"/sys/class/block/{disk}/queue/logical_block_size")
+    try:
+        with open(f"/dev/{disk}", "rb") as file:
+            return guid_in_table(file.read(int(size) * 34), int(size), int(device["PARTN"]))
+    except OSError:
+        return None
+
+
+def guid_in_table(disk: bytes, block: int, number: int) -> str | None:
+    """The GUID of partition `number` in a GPT (UEFI specification, 5.3), `disk` from its start."""
+    header = disk[block : block + 92]
+    if header[:8] != b"EFI PART":
+        return None
+    first, _, size = struct.unpack_from("<QII", header, 72)
+    entry = disk[first * block + (number - 1) * size :][:32]
+    if len(entry) < 32:
+        return None
+    a, b, c = struct.unpack_from("<IHH", entry, 16)
+    return f"{a:08x}-{b:04x}-{c:04x}-{entry[24:26].hex()}-{entry[26:32].hex()}"
+
+
+def erofs_label(path: str) -> str | None:
+    """The volume name in an erofs superblock (fs/erofs/erofs_fs.h), None for other contents."""
+    try:
+        with open(path, "rb") as file:
+            file.seek(1024)
+            block = file.read(128)
+    except OSError:
+        return None
+    if block[:4] != b"\xe2\xe1\xf5\xe0":
+        return None
+    return block[64:80].rstrip(b"\0").decode(errors="replace")
+
+
+def hand_over() -> None:
+    """Make the mounted root the root, give back the initramfs's memory, become `/sbin/init`."""
+    # Packages of a newer state of the code, for a machine that is being developed on.
+    if os.path.isdir(_OVERLAY):
+        for name in sorted(os.listdir(_OVERLAY)):
+            mount(f"{_OVERLAY}/{name}", f"{_DIST_PACKAGES}/{name}", "", MountFlag.BIND)
+    for _, target, _, _ in _MOUNTS:
+        mount(target, f"{_SYSROOT}{target}", "", MountFlag.MOVE)
+    os.chdir(_SYSROOT)
+    # The root's file may go too: its mount holds it. A bind mount shows what is left of its source.
+    empty("/", keep={_OVERLAY, _SYSROOT})
+    mount(".", "/", "", MountFlag.MOVE)
+    os.chroot(".")
+    os.chdir("/")
+    os.execv("/sbin/init", ["/sbin/init", *sys.argv[1:]])
+
+
+def empty(folder: str, keep: Iterable[str]) -> None:
+    """Remove what is in a folder, but for `keep` and what is mounted in it."""
+    device = os.lstat(folder).st_dev
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            path = os.path.join(folder, entry.name)
+            if path in keep or entry.stat(follow_symlinks=False).st_dev != device:
+                continue
+            if entry.is_dir(follow_symlinks=False):
+                empty(path, keep)
+                os.rmdir(path)
+            else:
+                os.unlink(path)
+
+
+def _module_name(path: str) -> str:
+    return path.rpartition("/")[2].partition(".ko")[0].replace("-", "_")
+
+
+def _describe(device: Mapping[str, str]) -> str:
+    label = device.get("PARTNAME")
+    return f"{device['DEVNAME']} ({label})" if label else device["DEVNAME"]
+
+
+def _lines(path: str) -> list[str]:
+    """The lines of a small file; none if it vanished, as files in sysfs do."""
+    try:
+        with open(path, encoding="utf-8", errors="replace") as file:
+            return file.read().splitlines()
+    except OSError:
+        return []
+
+
+def _log(message: str) -> None:
+    with open("/dev/kmsg", "w", encoding="utf-8") as log:
+        log.write(f"<6>initramfs: {message}\n")
