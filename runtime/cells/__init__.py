@@ -1,0 +1,1 @@
+"""Cells: parts of the node's resources, and the executables in them."""

@@ -1,0 +1,376 @@
+"""All cells of the node, and what happens in them."""
+
+import asyncio
+import errno
+import logging
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import Any, Final
+
+from initd.errors import (
+    AlreadyExists,
+    FailedPrecondition,
+    InvalidArgument,
+    NotFound,
+    Unavailable,
+)
+from initd.processes import wire
+from initd.processes.model import Process, Spawn, State
+from runtime.cells.cgroups import Cgroups, leaf
+from runtime.cells.model import (
+    SYSTEM,
+    Cell,
+    Executable,
+    ancestors,
+    identity,
+    numbers,
+    parent,
+    title,
+    within,
+)
+from runtime.cells.specs import Specs
+from runtime.processes import Processes
+
+log = logging.getLogger(__name__)
+
+# How long SIGKILL may take to show before we say that a process is stuck in the kernel.
+MARGIN: Final = 10.0
+
+# What an executable finds in its environment, before what was given with it.
+ENVIRONMENT: Final = {
+    "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+    "HOME": "/",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Status:
+    """An executable that runs or has ended."""
+
+    executable: Executable
+    process: Process
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """A cell with what is in it."""
+
+    cell: Cell | None
+    """None for the system's own cell."""
+    children: tuple["Node", ...]
+    executables: tuple[Status, ...]
+
+
+class Cells:
+    """The cells: what is allocated, what runs in it.
+
+    `allocate` does all of its work in one turn of the loop, so nothing comes between and no
+    cancellation can tear it. `free` first marks its subtree, so that nothing is allocated or
+    started there while it ends what runs; two may free the same cell, the shorter grace wins.
+    """
+
+    def __init__(self, cgroups: Cgroups, specs: Specs, processes: Processes) -> None:
+        self._cgroups = cgroups
+        self._specs = specs
+        self._processes = processes
+        self._cells: dict[str, Cell] = {}
+        self._freeing: Counter[str] = Counter()
+        self._starting: dict[str, set[asyncio.Future[Process]]] = {}
+
+    def recover(self) -> None:
+        """Know again what an earlier runtime made, and undo what it left half-made."""
+        self._cgroups.prepare()
+        specs = self._specs.read()
+        there = self._cgroups.names()
+        self._cells = {
+            name: specs[name]
+            for name in there
+            if name in specs and all(above in specs for above in ancestors(name))
+        }
+        for name in reversed(there):
+            if name not in self._cells:
+                try:
+                    self._cgroups.kill(name)
+                    self._cgroups.remove(name)
+                    log.warning("cell %s: was half-made, removed", name)
+                except OSError as e:
+                    log.error("cell %s: is half-made and cannot be removed: %s", name, e)
+        for name in specs.keys() - self._cells.keys():
+            self._specs.remove(name)
+
+    def allocate(self, cell: Cell) -> None:
+        """Make a cell with its limits. Either all of it exists afterwards or none."""
+        for above in ancestors(cell.name):
+            if above not in self._cells:
+                raise NotFound(f"cell {cell.name}: allocate {above} first")
+        if cell.name in self._cells:
+            raise AlreadyExists(f"cell {cell.name}: is allocated already; free it first")
+        self._refuse_freeing(cell.name)
+        self._check_limits(cell)
+        with ExitStack() as undo:
+            self._cgroups.create(cell.name)
+            undo.callback(self._cgroups.remove, cell.name)
+            for file, value in cell.files().items():
+                self._limit(cell.name, file, value)
+            self._specs.write(cell)
+            undo.pop_all()
+        self._cells[cell.name] = cell
+
+    def _limit(self, name: str, file: str, value: str) -> None:
+        try:
+            self._cgroups.write(name, file, value)
+        except OSError as e:
+            if e.errno not in (errno.EINVAL, errno.ERANGE):
+                raise
+            raise InvalidArgument(f"cell.{file}: the kernel refuses {value!a} ({e})") from e
+
+    def _check_limits(self, cell: Cell) -> None:
+        above = parent(cell.name)
+        controllers = self._cgroups.controllers(above)
+        for file in cell.files():
+            if (controller := file.partition(".")[0]) not in controllers:
+                raise FailedPrecondition(
+                    f"cell.{controller}: this node's kernel has no {controller} controller; "
+                    "leave it out"
+                )
+        if cell.cpuset is not None:
+            if cell.cpuset.cpus is not None:
+                _subset(
+                    numbers(cell.cpuset.cpus, "cell.cpuset.cpus"),
+                    "cell.cpuset.cpus",
+                    node=self._cgroups.cpus(None),
+                    parent=self._cgroups.cpus(above),
+                )
+            if cell.cpuset.mems is not None:
+                _subset(
+                    numbers(cell.cpuset.mems, "cell.cpuset.mems"),
+                    "cell.cpuset.mems",
+                    node=self._cgroups.mems(None),
+                    parent=self._cgroups.mems(above),
+                )
+
+    async def start(
+        self, name: str | None, executable: Executable, *, uid: int, gid: int
+    ) -> Process:
+        """Start an executable. It exists when this returns; cancelled, it is killed."""
+        cell = self._existing(name)
+        self._refuse_freeing(cell)
+        id_ = identity(cell, executable.name)
+        before = self._processes.get(id_)
+        if before is not None and before.state is not State.ENDED:
+            raise AlreadyExists(
+                f"{title(cell, executable.name)}: runs already as process {before.pid}; "
+                "stop it first, or use another name"
+            )
+        spawn = _spawn(cell, executable, uid=uid, gid=gid)
+        future = self._processes.spawn(spawn)
+        starting = self._starting.setdefault(cell, set())
+        starting.add(future)
+        future.add_done_callback(starting.discard)
+        try:
+            return await asyncio.shield(future)
+        except asyncio.CancelledError:
+            future.add_done_callback(lambda done: self._abandon(id_, done))
+            raise
+        except (FileNotFoundError, NotADirectoryError, PermissionError) as e:
+            raise FailedPrecondition(
+                f"{title(cell, executable.name)}: cannot be started as user {uid} in "
+                f"{spawn.cwd}: {e.strerror}; is executable.working_directory there?"
+            ) from e
+
+    def _abandon(self, id_: str, started: asyncio.Future[Process]) -> None:
+        if not started.cancelled() and started.exception() is None:
+            log.warning("process %s: its caller left while it was started, killed", id_)
+            self._processes.kill(id_)
+
+    async def stop(self, name: str | None, executable: str, grace: float) -> None:
+        """End the tree of an executable. It is gone when this returns."""
+        process = self._process(name, executable)
+        await self._end([process], grace)
+
+    async def wait(self, name: str | None, executable: str) -> Status:
+        """Wait for the end of an executable. Unbounded."""
+        process = await self._processes.ended(self._process(name, executable))
+        return Status(_executable(process), process)
+
+    async def free(self, name: str, grace: float) -> None:
+        """End all that runs in the cell and below, children first, and remove it all.
+
+        Cancelled before the end, what was signalled ends all the same and the cells stay.
+        """
+        self._existing(name)
+        subtree = [cell for cell in self._cells if within(cell, name)]
+        with self._marked(subtree):
+            if starting := [f for cell in subtree for f in self._starting.get(cell, ())]:
+                await asyncio.wait(starting)
+            await self._end_all(subtree, grace)
+            for cell in sorted(subtree, key=_depth, reverse=True):
+                await self._remove(cell)
+
+    async def _end_all(self, subtree: Sequence[str], grace: float) -> None:
+        """Level by level, the deepest first. Each level has an equal share of the grace left."""
+        clock = asyncio.get_running_loop().time
+        deadline = clock() + grace
+        levels: dict[int, list[Process]] = {}
+        for process in self._processes:
+            cell = cell_of(process)
+            if cell in subtree and cell is not None and process.state is not State.ENDED:
+                levels.setdefault(_depth(cell), []).append(process)
+        for left, depth in zip(
+            range(len(levels), 0, -1), sorted(levels, reverse=True), strict=True
+        ):
+            await self._end(levels[depth], max(0.0, deadline - clock()) / left)
+
+    async def _end(self, processes: Sequence[Process], grace: float) -> None:
+        try:
+            async with asyncio.timeout(grace + MARGIN):
+                for process in processes:
+                    if process.state is not State.ENDED:
+                        await self._processes.stop(process.id, grace)
+                for process in processes:
+                    await self._processes.ended(process)
+        except TimeoutError as e:
+            raise Unavailable(
+                f"{title(*_names(processes[0]))}: was killed and does not end, so it is stuck in "
+                "the kernel; try again later"
+            ) from e
+
+    async def _remove(self, name: str) -> None:
+        if name not in self._cells:
+            return
+        await self._remove_cgroup(name)
+        self._specs.remove(name)
+        del self._cells[name]
+        self._starting.pop(name, None)
+        for process in self._processes:
+            if cell_of(process) == name:
+                await self._processes.forget(process)
+
+    async def _remove_cgroup(self, name: str) -> None:
+        """A workload that is root may have made cgroups of its own here: they go too."""
+        deadline = asyncio.get_running_loop().time() + MARGIN
+        delay = 0.001
+        while True:
+            try:
+                self._cgroups.remove(name)
+            except OSError as e:
+                if e.errno != errno.EBUSY or asyncio.get_running_loop().time() > deadline:
+                    raise
+                self._cgroups.kill(name)
+            else:
+                return
+            await asyncio.sleep(delay)
+            delay = min(2 * delay, 0.25)
+
+    def list(self) -> tuple[Node, ...]:
+        """All cells as a forest, by name; the system's own comes last, if it has executables."""
+        statuses: dict[str, list[Status]] = {}
+        for process in self._processes:
+            if (cell := cell_of(process)) is not None:
+                statuses.setdefault(cell, []).append(Status(_executable(process), process))
+        children: dict[str | None, list[str]] = {}
+        for name in sorted(self._cells):
+            children.setdefault(parent(name), []).append(name)
+
+        def node(name: str) -> Node:
+            return Node(
+                self._cells[name],
+                tuple(map(node, children.get(name, ()))),
+                tuple(statuses.get(name, ())),
+            )
+
+        nodes = tuple(map(node, children.get(None, ())))
+        if SYSTEM in statuses:
+            nodes += (Node(None, (), tuple(statuses[SYSTEM])),)
+        return nodes
+
+    def _existing(self, name: str | None) -> str:
+        if name is None:
+            return SYSTEM
+        if name not in self._cells:
+            raise NotFound(f"cell {name}: does not exist; allocate it first")
+        return name
+
+    def _process(self, name: str | None, executable: str) -> Process:
+        cell = self._existing(name)
+        process = self._processes.get(identity(cell, executable))
+        if process is None:
+            raise NotFound(f"{title(cell, executable)}: does not exist; start it first")
+        return process
+
+    def _refuse_freeing(self, name: str) -> None:
+        for cell in (*ancestors(name), name):
+            if self._freeing[cell]:
+                raise FailedPrecondition(f"cell {cell}: is being freed; wait until it is gone")
+
+    @contextmanager
+    def _marked(self, cells: Sequence[str]) -> Iterator[None]:
+        self._freeing.update(cells)
+        try:
+            yield
+        finally:
+            self._freeing.subtract(cells)
+            for cell in cells:
+                if not self._freeing[cell]:
+                    del self._freeing[cell]
+
+
+def _depth(cell: str) -> int:
+    return cell.count("/")
+
+
+def _names(process: Process) -> tuple[str, str]:
+    cell, _, executable = process.id.rpartition(":")
+    return cell, executable
+
+
+def cell_of(process: Process) -> str | None:
+    """The cell that a process was started in; None for what no cell holds."""
+    cell: Any = process.meta.get("cell")
+    return cell if isinstance(cell, str) else None
+
+
+def _executable(process: Process) -> Executable:
+    return Executable.from_json(process.meta["executable"])
+
+
+def _spawn(cell: str, executable: Executable, *, uid: int, gid: int) -> Spawn:
+    environment = ENVIRONMENT | {
+        "AURAE_CELL": "" if cell == SYSTEM else cell,
+        "AURAE_EXECUTABLE": executable.name,
+    }
+    spawn = Spawn(
+        id=identity(cell, executable.name),
+        # The name is $0, which is what `sh` calls itself in its messages.
+        argv=("/bin/sh", "-c", executable.command, executable.name, *executable.args),
+        env=environment | dict(executable.environment),
+        cwd=executable.working_directory or "/",
+        uid=uid,
+        gid=gid,
+        cgroup=leaf(cell, executable.name),
+        meta={"cell": cell, "executable": executable.to_json()},
+    )
+    size = len(wire.encode({"op": "spawn", **wire.spawn_to_object(spawn), "fds": {}}))
+    if size > wire.REQUEST_LIMIT:
+        raise InvalidArgument(
+            f"executable: command, args and environment make a request of {size} bytes to PID 1, "
+            f"which takes {wire.REQUEST_LIMIT}; pass long data in a file"
+        )
+    return spawn
+
+
+def _subset(
+    asked: frozenset[int], where: str, *, node: frozenset[int], parent: frozenset[int]
+) -> None:
+    if missing := asked - node:
+        raise InvalidArgument(
+            f"{where}: {min(missing)} is not on this node, which has "
+            f"{', '.join(map(str, sorted(node)))}"
+        )
+    if missing := asked - parent:
+        raise FailedPrecondition(
+            f"{where}: {min(missing)} is not in the cell above, which has "
+            f"{', '.join(map(str, sorted(parent)))}"
+        )

@@ -1,0 +1,108 @@
+"""The cgroups of cells: folders below one folder of ours in a cgroup v2 tree.
+
+Figures and file names are those of the kernel's Documentation/admin-guide/cgroup-v2.rst.
+"""
+
+import os
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Final
+
+from runtime.cells.model import SYSTEM, numbers
+
+ROOT: Final = Path("/sys/fs/cgroup")
+
+# All of cells, below the root. PID 1 makes the leaf of each executable inside.
+CELLS: Final = "aurae"
+
+# What limits need, and what cells are to be counted by.
+CONTROLLERS: Final = ("cpu", "cpuset", "io", "memory", "pids")
+
+
+def leaf(cell: str, executable: str) -> str:
+    """The leaf cgroup of an executable, as a path below the cgroup root."""
+    return f"{CELLS}/{cell}/_{executable}"
+
+
+class Cgroups:
+    """Makes, limits, reads and removes the cgroups of cells. It decides nothing."""
+
+    def __init__(self, root: Path = ROOT) -> None:
+        self._root = root
+        self._cells = root / CELLS
+
+    def prepare(self) -> None:
+        """Make the folder of all cells and the system's own cell."""
+        self._enable(self._root)
+        self._make(self._cells)
+        self._enable(self._cells)
+        self._make(self._cells / SYSTEM)
+
+    def names(self) -> list[str]:
+        """Every cell's cgroup, half-made ones too, parents before children."""
+        return list(self._below(self._cells, ""))
+
+    def _below(self, folder: Path, prefix: str) -> Iterator[str]:
+        for child in sorted(entry.name for entry in os.scandir(folder) if entry.is_dir()):
+            # `_` begins leaves and the system's own cell.
+            if not child.startswith("_"):
+                yield prefix + child
+                yield from self._below(folder / child, f"{prefix}{child}/")
+
+    def create(self, cell: str) -> None:
+        """Make the cgroup of `cell`, whose parent exists, with every controller in it."""
+        folder = self._cells / cell
+        self._enable(folder.parent)
+        self._mkdir(folder)
+
+    def write(self, cell: str, file: str, value: str) -> None:
+        (self._cells / cell / file).write_text(value)
+
+    def controllers(self, cell: str | None) -> frozenset[str]:
+        """The controllers that a cell in `cell` would have; None is the top."""
+        here = self._cells / cell if cell else self._cells
+        return frozenset((here / "cgroup.controllers").read_text().split())
+
+    def cpus(self, cell: str | None) -> frozenset[int]:
+        """The CPUs that processes in `cell` can use; None is the whole node."""
+        return self._effective(cell, "cpuset.cpus.effective")
+
+    def mems(self, cell: str | None) -> frozenset[int]:
+        """The memory nodes that processes in `cell` can use; None is the whole node."""
+        return self._effective(cell, "cpuset.mems.effective")
+
+    def _effective(self, cell: str | None, file: str) -> frozenset[int]:
+        path = (self._cells / cell if cell else self._root) / file
+        return numbers(path.read_text().strip(), str(path))
+
+    def kill(self, cell: str) -> None:
+        """Kill all that is in `cell`, however deep. They are gone a moment later, not at once."""
+        (self._cells / cell / "cgroup.kill").write_text("1")
+
+    def remove(self, cell: str) -> None:
+        """Remove `cell` and the cgroups in it. EBUSY if a process is left; done if it is gone."""
+        self._remove(self._cells / cell)
+
+    def _remove(self, folder: Path) -> None:
+        with suppress(FileNotFoundError):
+            for child in [entry.name for entry in os.scandir(folder) if entry.is_dir()]:
+                self._remove(folder / child)
+            self._rmdir(folder)
+
+    def _make(self, folder: Path) -> None:
+        with suppress(FileExistsError):
+            self._mkdir(folder)
+
+    def _mkdir(self, folder: Path) -> None:
+        folder.mkdir()
+
+    def _rmdir(self, folder: Path) -> None:
+        folder.rmdir()
+
+    def _enable(self, folder: Path) -> None:
+        """Give every controller that `folder` has to the cgroups in it."""
+        available = set((folder / "cgroup.controllers").read_text().split())
+        enabled = set((folder / "cgroup.subtree_control").read_text().split())
+        if missing := sorted(available.intersection(CONTROLLERS) - enabled):
+            (folder / "cgroup.subtree_control").write_text(" ".join(f"+{name}" for name in missing))

@@ -1,0 +1,303 @@
+"""Cells and executables as values: what may be asked for, checked once at the border.
+
+Messages name the field as it stands in the proto, then the rule that it breaks.
+"""
+
+import re
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any, Final, Self
+
+from initd.errors import InvalidArgument
+
+# The system's own cell. No cell can have this name: `_` is not a label's.
+SYSTEM: Final = "_system"
+
+MAX_LEVELS: Final = 16
+MAX_LABEL: Final = 63
+DEFAULT_GRACE: Final = 10.0
+MAX_GRACE: Final = 3600.0
+
+# cgroup-v2.rst, "CPU": weights are 1 to 10000. kernel/sched/core.c: a period is 1 ms to 1 s, a
+# quota at least 1 ms, and beyond 44 bits of microseconds it no longer fits its fixed point.
+WEIGHTS: Final = (1, 10_000)
+PERIODS: Final = (1_000, 1_000_000)
+QUOTAS: Final = (1_000, (1 << 44) - 1)
+# A list of CPUs names none above this (the kernel's largest NR_CPUS).
+MAX_CPU: Final = 8191
+
+# execve(2): one string is at most 32 pages. Everything together must fit in one message to PID 1.
+MAX_STRING: Final = 131_071
+MAX_REQUEST: Final = 100_000
+
+_NOT_LABEL: Final = re.compile(r"[^a-zA-Z0-9-]")
+_EXECUTABLE: Final = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9._-]{0,62}")
+_RANGE: Final = re.compile(r"([0-9]{1,5})(?:-([0-9]{1,5}))?")
+
+
+def cell_name(text: str, where: str) -> str:
+    """Return `text` if it can be a cell's name."""
+    if not text:
+        raise InvalidArgument(f"{where}: is empty; give a name such as `web/api`")
+    labels = text.split("/")
+    if len(labels) > MAX_LEVELS:
+        raise InvalidArgument(f"{where}: has {len(labels)} levels; at most {MAX_LEVELS}")
+    for label in labels:
+        _label(label, f"{where}: {text!a}" if len(text) <= 80 else where)
+    return text
+
+
+def _label(label: str, where: str) -> None:
+    if not label:
+        raise InvalidArgument(f"{where}: a label is empty; no / at an end, and no //")
+    if len(label) > MAX_LABEL:
+        raise InvalidArgument(
+            f"{where}: a label has {len(label)} characters; it takes 1 to {MAX_LABEL}"
+        )
+    if bad := _NOT_LABEL.search(label):
+        raise InvalidArgument(f"{where}: has {bad[0]!a}; labels take a-z A-Z 0-9 and - only")
+    if label.startswith("-") or label.endswith("-"):
+        raise InvalidArgument(f"{where}: label {label} has - at an end; - may stand within only")
+
+
+def executable_name(text: str, where: str) -> str:
+    """Return `text` if it can be an executable's name."""
+    if not text:
+        raise InvalidArgument(f"{where}: is empty; give the executable a name")
+    if not _EXECUTABLE.fullmatch(text):
+        raise InvalidArgument(
+            f"{where}: {text[:80]!a} is no name; it takes 1 to 63 of a-z A-Z 0-9 . _ -, "
+            "the first of them a letter or digit"
+        )
+    return text
+
+
+def ancestors(name: str) -> list[str]:
+    """The cells that `name` lies in, the outermost first: `a/b/c` lies in `a` and `a/b`."""
+    labels = name.split("/")
+    return ["/".join(labels[:count]) for count in range(1, len(labels))]
+
+
+def parent(name: str) -> str | None:
+    return name.rpartition("/")[0] or None
+
+
+def within(name: str, cell: str) -> bool:
+    """Is `name` the cell itself, or somewhere in it?"""
+    return name == cell or name.startswith(cell + "/")
+
+
+def identity(cell: str, executable: str) -> str:
+    """The id that PID 1 knows an executable by."""
+    return f"{cell}:{executable}"
+
+
+def title(cell: str, executable: str) -> str:
+    """How messages call an executable."""
+    return f"executable {executable} of {'the system' if cell == SYSTEM else f'cell {cell}'}"
+
+
+def numbers(text: str, where: str) -> frozenset[int]:
+    """The members of a kernel list such as `0-4,6,8-10` (cpuset(7), "List format")."""
+    if not text:
+        raise InvalidArgument(f"{where}: is empty; leave it out, or give a list such as `0-3,6`")
+    members: set[int] = set()
+    for part in text.split(","):
+        if not (match := _RANGE.fullmatch(part)):
+            raise InvalidArgument(
+                f"{where}: {text[:80]!a} is no list; write numbers and ranges such as `0-3,6`"
+            )
+        first, last = int(match[1]), int(match[2] or match[1])
+        if last > MAX_CPU:
+            raise InvalidArgument(f"{where}: {last} is above {MAX_CPU}, the most that may be named")
+        if last < first:
+            raise InvalidArgument(f"{where}: range {part} ends before it begins")
+        members.update(range(first, last + 1))
+    return frozenset(members)
+
+
+def _bounded(value: int | None, where: str, least: int, most: int) -> None:
+    if value is None:
+        return
+    if value < least:
+        raise InvalidArgument(f"{where}: {value} is below {least}, the least that the kernel takes")
+    if value > most:
+        raise InvalidArgument(f"{where}: {value} is above {most}, the most that the kernel takes")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cpu:
+    """cgroup-v2.rst, "CPU". Times in microseconds."""
+
+    weight: int | None = None
+    max: int | None = None
+    period: int | None = None
+
+    def check(self, where: str) -> None:
+        _bounded(self.weight, f"{where}.weight", *WEIGHTS)
+        _bounded(self.max, f"{where}.max", *QUOTAS)
+        _bounded(self.period, f"{where}.period", *PERIODS)
+
+    def files(self) -> dict[str, str]:
+        files = {}
+        if self.weight is not None:
+            files["cpu.weight"] = str(self.weight)
+        if self.max is not None or self.period is not None:
+            # A quota alone keeps the kernel's period; a period alone sets no quota.
+            quota = "max" if self.max is None else str(self.max)
+            files["cpu.max"] = quota if self.period is None else f"{quota} {self.period}"
+        return files
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cpuset:
+    """cgroup-v2.rst, "Cpuset". Lists of CPUs and of memory nodes."""
+
+    cpus: str | None = None
+    mems: str | None = None
+
+    def check(self, where: str) -> None:
+        for name, text in (("cpus", self.cpus), ("mems", self.mems)):
+            if text is not None:
+                numbers(text, f"{where}.{name}")
+
+    def files(self) -> dict[str, str]:
+        # Memory nodes before CPUs: a cell must never have CPUs without memory to use.
+        files = {"cpuset.mems": self.mems, "cpuset.cpus": self.cpus}
+        return {file: text for file, text in files.items() if text is not None}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Memory:
+    """cgroup-v2.rst, "Memory". Bytes; the kernel rounds them down to whole pages."""
+
+    min: int | None = None
+    low: int | None = None
+    high: int | None = None
+    max: int | None = None
+
+    def check(self, where: str) -> None:
+        for name, value in asdict(self).items():
+            if value is not None and value < 0:
+                raise InvalidArgument(f"{where}.{name}: {value} is negative; give bytes, 0 or more")
+
+    def files(self) -> dict[str, str]:
+        return {
+            f"memory.{name}": str(value)
+            for name, value in asdict(self).items()
+            if value is not None
+        }
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cell:
+    """A cell as it was asked for. What is None was not given."""
+
+    name: str
+    cpu: Cpu | None = None
+    cpuset: Cpuset | None = None
+    memory: Memory | None = None
+
+    def __post_init__(self) -> None:
+        cell_name(self.name, "cell.name")
+        for where, limits in (("cpu", self.cpu), ("cpuset", self.cpuset), ("memory", self.memory)):
+            if limits is not None:
+                limits.check(f"cell.{where}")
+
+    def files(self) -> dict[str, str]:
+        """What to write where in the cell's cgroup, in this order."""
+        files: dict[str, str] = {}
+        for limits in (self.cpu, self.cpuset, self.memory):
+            if limits is not None:
+                files |= limits.files()
+        return files
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, spec: Mapping[str, Any]) -> Self:
+        """The inverse of `to_json`. KeyError, TypeError or InvalidArgument: it was none."""
+        return cls(
+            name=spec["name"],
+            cpu=None if spec["cpu"] is None else Cpu(**spec["cpu"]),
+            cpuset=None if spec["cpuset"] is None else Cpuset(**spec["cpuset"]),
+            memory=None if spec["memory"] is None else Memory(**spec["memory"]),
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Executable:
+    """What to run, as it was asked for."""
+
+    name: str
+    command: str
+    description: str = ""
+    args: tuple[str, ...] = ()
+    environment: Mapping[str, str] = field(default_factory=dict)
+    working_directory: str = ""
+
+    def __post_init__(self) -> None:
+        executable_name(self.name, "executable.name")
+        if not self.command:
+            raise InvalidArgument("executable.command: is empty; give a command line for sh -c")
+        _text(self.command, "executable.command")
+        _text(self.description, "executable.description")
+        for number, arg in enumerate(self.args):
+            _text(arg, f"executable.args[{number}]")
+        for name, value in self.environment.items():
+            _environment_name(name)
+            _text(value, f"executable.environment[{name}]")
+        if self.working_directory:
+            _text(self.working_directory, "executable.working_directory")
+            if not self.working_directory.startswith("/"):
+                raise InvalidArgument(
+                    f"executable.working_directory: {self.working_directory[:80]!a} is not "
+                    "absolute; begin it with /"
+                )
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, spec: Mapping[str, Any]) -> Self:
+        return cls(**{**spec, "args": tuple(spec["args"])})
+
+
+def _text(text: str, where: str) -> None:
+    if "\0" in text:
+        raise InvalidArgument(f"{where}: has a NUL; the kernel's strings end there")
+    if len(text.encode()) > MAX_STRING:
+        raise InvalidArgument(f"{where}: is longer than {MAX_STRING} bytes, the kernel's limit")
+
+
+def _environment_name(name: str) -> None:
+    if not name or "=" in name or "\0" in name:
+        raise InvalidArgument(
+            f"executable.environment: {name[:80]!a} is no name; it takes 1 or more characters, "
+            "and no = and no NUL"
+        )
+    _text(name, "executable.environment")
+
+
+def grace(seconds: float | None) -> float:
+    """Seconds between SIGTERM and SIGKILL, checked."""
+    if seconds is None:
+        return DEFAULT_GRACE
+    if seconds < 0:
+        raise InvalidArgument(f"grace: {seconds:g} s is negative; give 0 s to {MAX_GRACE:g} s")
+    if seconds > MAX_GRACE:
+        raise InvalidArgument(f"grace: {seconds:g} s is above {MAX_GRACE:g} s, the most")
+    return seconds
+
+
+# (uid_t)-1 means "unchanged" to the kernel's calls: setresuid(2).
+NO_ID: Final = (1 << 32) - 1
+
+
+def user_or_group(number: int, where: str) -> int:
+    if number == NO_ID:
+        raise InvalidArgument(
+            f"{where}: {number} is no identity to the kernel; the most is {NO_ID - 1}"
+        )
+    return number

@@ -1,0 +1,1 @@
+"""What answers here, and is it well?"""

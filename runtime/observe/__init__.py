@@ -1,0 +1,1 @@
+"""Watching: output of executables, and auraed's own log."""

@@ -1,0 +1,154 @@
+"""Log streams as readers see them: lines, each with its time, and what was lost between them."""
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Final, Self
+
+from initd.logs.model import Entry, Header, entry_at, index_path, read_entries, read_header
+
+# A line longer than this comes in pieces of this size.
+MAX_LINE: Final = 64 * 1024
+
+# Bytes read at once, and index entries read at once: what a reader costs in memory.
+CHUNK: Final = 64 * 1024
+ENTRIES: Final = 256
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """One line without its newline, or a piece of a long one. Time: nanoseconds since the epoch."""
+
+    channel: str
+    text: str
+    time: int
+
+
+@dataclass(frozen=True, slots=True)
+class Lost:
+    """So many lines are missing here: they were punched out before they were read."""
+
+    lines: int
+
+
+@dataclass(frozen=True, slots=True)
+class Read:
+    """What one turn of reading gave. `end`: nothing more will ever come."""
+
+    items: list[Line | Lost]
+    end: bool = False
+
+
+class Reader:
+    """Reads one stream from the first line that is kept. It never waits.
+
+    The stream's writer may punch out the beginning at any time, also of what is being read: then
+    the reader goes on where the stream now begins, and says how many lines it has lost.
+    """
+
+    def __init__(self, path: Path, channel: str) -> None:
+        """Raises FileNotFoundError if there is no such stream."""
+        self.index_path = index_path(path)
+        self._channel = channel
+        self._offset = 0
+        self._newlines = 0
+        self._pending = b""
+        self._pending_at = 0
+        self._entries: list[Entry] = []
+        self._entry = 0
+        self._first = 0
+        self._data = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            self._index = os.open(self.index_path, os.O_RDONLY | os.O_CLOEXEC)
+        except BaseException:
+            os.close(self._data)
+            raise
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        os.close(self._index)
+        os.close(self._data)
+
+    def read(self) -> Read:
+        """The next lines, at most `CHUNK` bytes of them; no items if there is nothing now."""
+        # Before the data: what is closed now has all of its data on file already.
+        closed = read_header(self._index).closed or os.fstat(self._index).st_nlink == 0
+        data = os.pread(self._data, CHUNK, self._offset)
+        # After the data: only what still begins before our offset was not a hole.
+        if read_header(self._index).start > self._offset:
+            return Read([self._skip()])
+        if data:
+            return Read(list(self._lines(data)))
+        if closed:
+            return Read(list(self.rest()), end=True)
+        return Read([])
+
+    def rest(self) -> Iterator[Line]:
+        """The last line, if it has no newline."""
+        if self._pending:
+            yield self._line(self._pending, self._pending_at)
+            self._pending = b""
+
+    def _skip(self) -> Lost:
+        header = self._settled()
+        lost = header.lost_lines - self._newlines
+        self._newlines = header.lost_lines
+        self._offset = header.start
+        self._pending = b""
+        self._entries = []
+        self._first = entry_at(self._index, header.start)
+        return Lost(lost)
+
+    def _settled(self) -> Header:
+        """The header, not read between the writes of two of its fields."""
+        header = read_header(self._index)
+        while (again := read_header(self._index)) != header:
+            header = again
+        return header
+
+    def _lines(self, data: bytes) -> Iterator[Line]:
+        at = self._pending_at if self._pending else self._offset
+        parts = (self._pending + data).split(b"\n")
+        self._offset += len(data)
+        self._newlines += len(parts) - 1
+        rest = parts.pop()
+        for part in parts:
+            yield from self._pieces(part, at)
+            at += len(part) + 1
+        while len(rest) >= MAX_LINE:
+            yield self._line(rest[:MAX_LINE], at)
+            rest, at = rest[MAX_LINE:], at + MAX_LINE
+        self._pending, self._pending_at = rest, at
+
+    def _pieces(self, part: bytes, at: int) -> Iterator[Line]:
+        if len(part) <= MAX_LINE:
+            yield self._line(part, at)
+            return
+        for start in range(0, len(part), MAX_LINE):
+            yield self._line(part[start : start + MAX_LINE], at + start)
+
+    def _line(self, line: bytes, at: int) -> Line:
+        return Line(self._channel, line.decode(errors="replace"), self._time(at))
+
+    def _time(self, at: int) -> int:
+        """When the byte at this offset was written. Offsets must not fall from call to call."""
+        while True:
+            if self._entry + 1 >= len(self._entries):
+                # The current entry stays the first of the next block.
+                self._first += self._entry
+                self._entries = read_entries(self._index, self._first, ENTRIES)
+                self._entry = 0
+                if len(self._entries) < 2:
+                    return self._entries[0].time if self._entries else 0
+            if self._entries[self._entry + 1].offset > at:
+                return self._entries[self._entry].time
+            self._entry += 1

@@ -1,0 +1,130 @@
+"""Follows log streams: history, then live, then the end; several merged by time."""
+
+import asyncio
+from collections import deque
+from collections.abc import AsyncIterator, Iterable, Mapping
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Final
+
+from initd.errors import NotFound
+from initd.processes.model import Process
+from runtime.observe.model import Line, Lost, Reader
+from runtime.observe.wakeups import Wakeups
+from runtime.processes import Processes
+
+# auraed's own streams, and the outputs of an executable.
+DAEMON: Final = ("initd", "network", "runtime")
+OUTPUTS: Final = ("stdout", "stderr")
+
+Item = Line | Lost
+
+
+class _Source:
+    """A reader and what it has read that is not yet delivered."""
+
+    def __init__(self, reader: Reader) -> None:
+        self._reader = reader
+        self._items: deque[Item] = deque()
+        self.ended = False
+
+    def fill(self) -> bool:
+        """Is there something to deliver?"""
+        while not self._items and not self.ended:
+            read = self._reader.read()
+            self._items.extend(read.items)
+            self.ended = read.end
+            if not read.items:
+                break
+        return bool(self._items)
+
+    def finish(self) -> None:
+        """No more reading; what was begun is delivered as it is."""
+        self._items.extend(self._reader.rest())
+        self.ended = True
+
+    @property
+    def pending(self) -> bool:
+        return bool(self._items)
+
+    @property
+    def time(self) -> int:
+        """Where the first item belongs. What is lost comes before everything that is kept."""
+        first = self._items[0]
+        return first.time if isinstance(first, Line) else 0
+
+    def pop(self) -> Item:
+        return self._items.popleft()
+
+
+class Streams:
+    """The log streams below a folder, as `docs/architecture.md` lays them out."""
+
+    def __init__(self, folder: Path, processes: Processes, wakeups: Wakeups) -> None:
+        self._folder = folder
+        self._processes = processes
+        self._wakeups = wakeups
+
+    def by_pid(self, pid: int) -> Process:
+        """The process that has, or had last, this process ID."""
+        found = [process for process in self._processes if process.pid == pid]
+        if not found:
+            raise NotFound(f"process {pid}: is no executable's first process; see List")
+        return found[-1]
+
+    def by_id(self, id_: str, title: str) -> Process:
+        process = self._processes.get(id_)
+        if process is None:
+            raise NotFound(f"{title}: does not exist; start it first")
+        return process
+
+    async def of(
+        self, process: Process, channels: Iterable[str], *, follow: bool
+    ) -> AsyncIterator[list[Item]]:
+        """Output of a process in lists as they come, until it has ended."""
+        folder = self._folder / str(process.serial)
+        try:
+            async for items in self._merged({name: folder / name for name in channels}, follow):
+                yield items
+        except FileNotFoundError as e:
+            raise NotFound(f"process {process.pid}: its output is forgotten") from e
+
+    async def daemon(self, *, follow: bool) -> AsyncIterator[list[Item]]:
+        """auraed's own log; without an end if followed."""
+        folder = self._folder / "auraed"
+        there = {name: folder / name for name in DAEMON if (folder / f"{name}.index").exists()}
+        async for items in self._merged(there, follow):
+            yield items
+
+    async def _merged(self, paths: Mapping[str, Path], follow: bool) -> AsyncIterator[list[Item]]:
+        changed = asyncio.Event()
+        with ExitStack() as stack:
+            sources = []
+            for channel, path in paths.items():
+                reader = stack.enter_context(Reader(path, channel))
+                # Watched before it is read: no change falls between.
+                stack.enter_context(self._wakeups.on(reader.index_path, changed))
+                sources.append(_Source(reader))
+            while True:
+                changed.clear()
+                while items := _oldest(sources):
+                    yield items
+                if all(source.ended for source in sources):
+                    return
+                if not follow:
+                    for source in sources:
+                        source.finish()
+                    continue
+                await changed.wait()
+
+
+def _oldest(sources: list[_Source]) -> list[Item]:
+    """The next items in order of time, as long as every source that can be read takes part."""
+    items: list[Item] = []
+    ready = [source for source in sources if source.fill()]
+    while ready:
+        source = min(ready, key=lambda source: source.time)
+        items.append(source.pop())
+        if not source.pending:
+            break
+    return items

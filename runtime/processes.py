@@ -1,0 +1,214 @@
+"""What PID 1 knows of processes, mirrored, and the road to ask it."""
+
+import asyncio
+import logging
+from collections import OrderedDict
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, Final
+
+from initd.client import Initd
+from initd.errors import AuraedError, NotFound, Unavailable
+from initd.processes import wire
+from initd.processes.model import How, Process, Spawn, State
+
+log = logging.getLogger(__name__)
+
+# As many ended processes as PID 1 keeps (docs/architecture.md): the mirror forgets with it.
+KEPT: Final = 1024
+
+# Seconds before a lost connection is tried again: first, and at most.
+RETRY: Final = (0.05, 2.0)
+
+_ORDER: Final = {State.RUNNING: 0, State.STOPPING: 1, State.ENDED: 2}
+
+Request = Callable[[Initd], Awaitable[Any]]
+
+
+class Processes:
+    """One connection to PID 1 for all calls, and a table kept up to date by its events.
+
+    Nobody who asks can break the connection by leaving: requests run in a task of their own. While
+    PID 1 is away every call raises `Unavailable` at once.
+    """
+
+    def __init__(self, path: Path = Path(wire.SOCKET)) -> None:
+        self._path = path
+        self._table: dict[str, Process] = {}
+        self._ended: OrderedDict[str, None] = OrderedDict()
+        self._waiting: dict[tuple[str, int], set[asyncio.Future[Process]]] = {}
+        self._requests: asyncio.Queue[tuple[Request, asyncio.Future[Any]]] = asyncio.Queue()
+        self._here = False
+
+    async def run(self, here: Callable[[], None]) -> None:
+        """Stay connected, for ever. `here` is called each time the table is complete."""
+        delay = RETRY[0]
+        while True:
+            try:
+                async with Initd(self._path) as initd, initd.events() as events:
+                    self._replace(await initd.list())
+                    self._here, delay = True, RETRY[0]
+                    here()
+                    await self._connected(initd, events)
+            except (Unavailable, OSError) as e:
+                if self._here:
+                    log.warning("PID 1: connection lost, trying again: %s", e)
+                else:
+                    self._give_up(e)
+            finally:
+                self._here = False
+                self._refuse()
+            await asyncio.sleep(delay)
+            delay = min(2 * delay, RETRY[1])
+
+    async def _connected(self, initd: Initd, events: AsyncIterator[Process]) -> None:
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                tasks.create_task(self._follow(events))
+                tasks.create_task(self._serve(initd))
+        except* (Unavailable, OSError) as group:
+            raise Unavailable(str(group.exceptions[0])) from group
+
+    async def _follow(self, events: AsyncIterator[Process]) -> None:
+        async for process in events:
+            self._apply(process)
+        raise Unavailable("its events have ended")
+
+    async def _serve(self, initd: Initd) -> None:
+        while True:
+            request, future = await self._requests.get()
+            if future.cancelled():
+                continue
+            try:
+                answer = await request(initd)
+            except Unavailable as e:
+                _fail(future, e)
+                raise
+            except (AuraedError, OSError) as e:
+                _fail(future, e)
+            except BaseException:
+                _fail(future, Unavailable(f"{self._path}: connection lost; try again"))
+                raise
+            else:
+                if isinstance(answer, Process):
+                    self._apply(answer)
+                if not future.done():
+                    future.set_result(answer)
+
+    def _refuse(self) -> None:
+        while not self._requests.empty():
+            _, future = self._requests.get_nowait()
+            _fail(future, Unavailable(f"{self._path}: connection lost; try again"))
+
+    def _give_up(self, cause: Exception) -> None:
+        for futures in self._waiting.values():
+            for future in futures:
+                _fail(future, Unavailable(f"PID 1 is away ({cause}); try again"))
+
+    def _replace(self, processes: list[Process]) -> None:
+        self._table = {}
+        self._ended.clear()
+        for process in processes:
+            self._apply(process)
+        for (id_, serial), futures in self._waiting.items():
+            now = self._table.get(id_)
+            if now is None or now.serial != serial:
+                for future in futures:
+                    _fail(future, NotFound(f"process {id_}: PID 1 has forgotten it"))
+
+    def _apply(self, process: Process) -> None:
+        """Take what is newer. Answers and events may overtake each other."""
+        before = self._table.get(process.id)
+        if before is not None and (before.serial, _ORDER[before.state]) > (
+            process.serial,
+            _ORDER[process.state],
+        ):
+            return
+        self._table[process.id] = process
+        self._ended.pop(process.id, None)
+        if process.state is State.ENDED:
+            self._ended[process.id] = None
+            for future in self._waiting.get((process.id, process.serial), ()):
+                if not future.done():
+                    future.set_result(process)
+            while len(self._ended) > KEPT:
+                del self._table[self._ended.popitem(last=False)[0]]
+
+    def __iter__(self) -> Iterator[Process]:
+        """All that are known, in the order they were started. Unavailable while PID 1 is away."""
+        self._check()
+        return iter(sorted(self._table.values(), key=lambda process: process.serial))
+
+    def get(self, id_: str) -> Process | None:
+        """Unavailable while PID 1 is away."""
+        self._check()
+        return self._table.get(id_)
+
+    async def ended(self, process: Process) -> Process:
+        """Wait until the process has ended and return how. Unbounded."""
+        self._check()
+        now = self._table.get(process.id)
+        if now is not None and now.serial == process.serial and now.state is State.ENDED:
+            return now
+        if now is None or now.serial != process.serial:
+            raise NotFound(f"process {process.id}: PID 1 has forgotten it")
+        key = (process.id, process.serial)
+        future: asyncio.Future[Process] = asyncio.get_running_loop().create_future()
+        self._waiting.setdefault(key, set()).add(future)
+        try:
+            return await future
+        finally:
+            self._waiting[key].discard(future)
+            if not self._waiting[key]:
+                del self._waiting[key]
+
+    def spawn(self, spawn: Spawn) -> asyncio.Future[Process]:
+        """Ask for a process. The request goes its way even if nobody awaits it: shield it."""
+        return self._ask(lambda initd: initd.spawn(spawn))
+
+    async def stop(self, id_: str, grace: float) -> Process:
+        """Begin the end of a process tree; answers at once."""
+        process: Process = await self._ask(lambda initd: initd.stop(id_, grace))
+        return process
+
+    def kill(self, id_: str) -> None:
+        """As `stop` without grace, for when nobody is there to be told how it went."""
+        with suppress(Unavailable):
+            self._ask(lambda initd: initd.stop(id_, 0)).add_done_callback(_ignored)
+
+    async def forget(self, process: Process) -> None:
+        """Drop an ended process and its output; done if that was so already."""
+        with suppress(NotFound):
+            await self._ask(lambda initd: initd.forget(process.id))
+        now = self._table.get(process.id)
+        if now is not None and now.serial == process.serial:
+            del self._table[process.id]
+            self._ended.pop(process.id, None)
+
+    async def ready(self, message: str) -> None:
+        await self._ask(lambda initd: initd.ready(message))
+
+    async def shutdown(self, how: How) -> None:
+        await self._ask(lambda initd: initd.shutdown(how))
+
+    def _check(self) -> None:
+        if not self._here:
+            raise Unavailable(f"{self._path}: PID 1 is away; try again")
+
+    def _ask(self, request: Request) -> asyncio.Future[Any]:
+        self._check()
+        future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        self._requests.put_nowait((request, future))
+        return future
+
+
+def _fail(future: asyncio.Future[Any], error: Exception) -> None:
+    if not future.done():
+        future.set_exception(error)
+
+
+def _ignored(future: asyncio.Future[Any]) -> None:
+    """Look at the outcome, so that asyncio does not report it as never retrieved."""
+    if not future.cancelled():
+        future.exception()

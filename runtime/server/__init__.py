@@ -1,0 +1,1 @@
+"""The border: listener, callers, errors, health, drain."""

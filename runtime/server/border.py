@@ -1,0 +1,152 @@
+"""The border that every call crosses: who calls, for how long, and what an error looks like."""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from typing import Any, Final
+
+import grpc
+from grpc import StatusCode, aio
+
+from initd.errors import Unavailable
+from runtime.server import callers, errors
+
+# Seconds that a call may take where its caller gives no deadline.
+LIMIT: Final = 30.0
+
+# These end by themselves: by a grace that the caller gives, or when what they wait for happens.
+UNLIMITED: Final = frozenset(
+    {
+        "/aurae.cells.v0.CellService/Free",
+        "/aurae.cells.v0.CellService/Stop",
+        "/aurae.cells.v0.CellService/Wait",
+    }
+)
+
+# Answered while the API drains: who asks how it is must be told.
+ALWAYS: Final = frozenset({"/grpc.health.v1.Health/Check"})
+
+# Metadata have a limit of 8 KiB, and the message is encoded with up to three bytes a byte.
+MAX_MESSAGE: Final = 2000
+
+STOPPING: Final = "the API is stopping; try again when it is back"
+
+Handler = grpc.RpcMethodHandler[Any, Any]
+Context = aio.ServicerContext[Any, Any]
+
+
+class Border(aio.ServerInterceptor):
+    """Lets calls in, bounds them, and translates how they fail.
+
+    Streams and `UNLIMITED` calls live until they are done, their caller leaves or the API drains.
+    """
+
+    def __init__(self, trust_domain: str | None = None, *, limit: float = LIMIT) -> None:
+        self._trust_domain = trust_domain
+        self._limit = limit
+        self._wrapped: dict[str, Handler] = {}
+        self._unlimited: set[asyncio.Timeout] = set()
+        self._calls = 0
+        self._idle = asyncio.Event()
+        self._idle.set()
+        self._draining = False
+
+    async def drain(self, grace: float) -> None:
+        """Refuse new calls, end those without limit, and wait `grace` seconds for the others."""
+        self._draining = True
+        now = asyncio.get_running_loop().time()
+        for scope in tuple(self._unlimited):
+            scope.reschedule(now)
+        try:
+            async with asyncio.timeout(grace):
+                await self._idle.wait()
+        except TimeoutError:
+            errors.log.warning("stopping: %d calls are not done after %g s", self._calls, grace)
+
+    async def intercept_service(
+        self,
+        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Handler | None]],
+        handler_call_details: grpc.HandlerCallDetails,
+    ) -> Handler | None:
+        method = handler_call_details.method
+        # gRPC hands out one handler a method, for as long as the server lives.
+        if (wrapped := self._wrapped.get(method)) is not None:
+            return wrapped
+        handler = await continuation(handler_call_details)
+        if handler is None:
+            return handler
+        self._wrapped[method] = wrapped = self._wrap(method, handler)
+        return wrapped
+
+    def _wrap(self, method: str, handler: Handler) -> Handler:
+        behaviour: Any = (
+            handler.unary_unary
+            or handler.unary_stream
+            or handler.stream_unary
+            or handler.stream_stream
+        )
+
+        async def unary(request: Any, context: Context) -> Any:
+            async with self._crossing(method, context):
+                return await behaviour(request, context)
+
+        async def stream(request: Any, context: Context) -> None:
+            async with self._crossing(method, context, streaming=True):
+                answer = behaviour(request, context)
+                if not hasattr(answer, "__aiter__"):
+                    await answer
+                    return
+                async for message in answer:
+                    # Returns once flow control has room: a slow reader is waited for here.
+                    await context.write(message)
+
+        make: Any = {
+            (False, False): grpc.unary_unary_rpc_method_handler,
+            (False, True): grpc.unary_stream_rpc_method_handler,
+            (True, False): grpc.stream_unary_rpc_method_handler,
+            (True, True): grpc.stream_stream_rpc_method_handler,
+        }[bool(handler.request_streaming), bool(handler.response_streaming)]
+        wrapped: Handler = make(
+            stream if handler.response_streaming else unary,
+            request_deserializer=handler.request_deserializer,
+            response_serializer=handler.response_serializer,
+        )
+        return wrapped
+
+    @asynccontextmanager
+    async def _crossing(
+        self, method: str, context: Context, *, streaming: bool = False
+    ) -> AsyncIterator[None]:
+        limit = None if streaming or method in UNLIMITED else self._limit
+        self._calls += 1
+        self._idle.clear()
+        scope = asyncio.timeout(limit)
+        try:
+            callers.check(context.peer(), context.auth_context() or {}, self._trust_domain)
+            if self._draining and method not in ALWAYS:
+                raise Unavailable(STOPPING)
+            async with scope:
+                if limit is None:
+                    self._unlimited.add(scope)
+                yield
+        except aio.AbortError:
+            raise
+        except Exception as e:
+            if isinstance(e, TimeoutError) and scope.expired():
+                code, message = self._expired(method)
+            else:
+                code, message = errors.status(e)
+            await context.abort(code, message[:MAX_MESSAGE])
+        finally:
+            self._unlimited.discard(scope)
+            self._calls -= 1
+            if not self._calls:
+                self._idle.set()
+
+    def _expired(self, method: str) -> tuple[StatusCode, str]:
+        if self._draining:
+            return StatusCode.UNAVAILABLE, STOPPING
+        return (
+            StatusCode.DEADLINE_EXCEEDED,
+            f"{method}: not done in {self._limit:g} s, the node's own limit; try again",
+        )

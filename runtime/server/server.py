@@ -1,0 +1,157 @@
+"""The API server: from its start to the end of its drain."""
+
+import asyncio
+import logging
+import os
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final
+
+import grpc
+from grpc import aio
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
+
+from runtime.cells.cells import Cells
+from runtime.cells.cgroups import Cgroups
+from runtime.cells.specs import Specs
+from runtime.observe.streams import Streams
+from runtime.observe.wakeups import Wakeups
+from runtime.processes import Processes
+from runtime.server import credentials
+from runtime.server.border import Border
+from runtime.server.health import Health
+from runtime.server.services import NAMES, SERVICES, Parts
+from runtime.server.settings import Settings
+
+log = logging.getLogger(__name__)
+
+# Seconds that calls in flight have to finish once the API is to stop.
+DRAIN: Final = 5.0
+
+OPTIONS: Final = (
+    ("grpc.max_receive_message_length", 4 * 1024 * 1024),
+    # Two servers on one port would take turns, and half of the calls would reach the wrong one.
+    ("grpc.so_reuseport", 0),
+    # A follower of logs that lost its network is noticed within 80 s.
+    ("grpc.keepalive_time_ms", 60_000),
+    ("grpc.keepalive_timeout_ms", 20_000),
+    ("grpc.keepalive_permit_without_calls", 1),
+    ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
+    ("grpc.max_concurrent_streams", 1_000),
+)
+
+
+async def serve(settings: Settings, version: str) -> None:
+    """Serve until SIGTERM or SIGINT, then drain."""
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    await run(settings, version, stop)
+
+
+async def run(settings: Settings, version: str, stop: asyncio.Event) -> None:
+    """Serve until `stop` is set, then drain."""
+    identity = _credentials(settings.credentials)
+    border = Border(identity.identity.trust_domain if identity else None)
+    health = Health()
+    server = aio.server(interceptors=[border], options=OPTIONS)
+    processes = Processes(settings.initd)
+    cells = Cells(Cgroups(settings.cgroups), Specs(settings.cells), processes)
+    with Wakeups() as wakeups:
+        parts = Parts(
+            version=version,
+            processes=processes,
+            cells=cells,
+            streams=Streams(settings.logs, processes, wakeups),
+            health=health,
+        )
+        _register(server, parts)
+        cells.recover()
+        where = _listen(server, settings, identity)
+        await server.start()
+        await health.serve(NAMES)
+        log.info("serving on %s", where)
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                connected = asyncio.Event()
+                mirror = tasks.create_task(processes.run(connected.set))
+                announcement = tasks.create_task(_announce(processes, connected, where))
+                await stop.wait()
+                log.info("stopping")
+                await health.drain()
+                await border.drain(DRAIN)
+                announcement.cancel()
+                mirror.cancel()
+        finally:
+            await server.stop(0.5)
+    log.info("stopped")
+
+
+async def _announce(processes: Processes, connected: asyncio.Event, where: str) -> None:
+    """Tell PID 1 that the API answers, once everything does."""
+    await connected.wait()
+    await processes.ready(f"serving on {where}")
+
+
+def _register(server: aio.Server, parts: Parts) -> None:
+    for service in SERVICES:
+        service.register(service.make(parts), server)
+    health_pb2_grpc.add_HealthServicer_to_server(parts.health, server)
+    health = health_pb2.DESCRIPTOR.services_by_name["Health"].full_name
+    reflection.enable_server_reflection((*NAMES, health, reflection.SERVICE_NAME), server)
+
+
+def _credentials(folder: Path) -> credentials.Credentials | None:
+    try:
+        found = credentials.load(folder)
+    except credentials.Unusable as e:
+        log.error("%s. Until then the API is on the Unix socket only", e)
+        return None
+    if found.expired:
+        log.warning(
+            "credential %s: is not valid at this node's time; check the clock, or renew it",
+            credentials.CERTIFICATE,
+        )
+    return found
+
+
+def _listen(
+    server: aio.Server, settings: Settings, identity: credentials.Credentials | None
+) -> str:
+    """Open the Unix socket, and the TCP port if the node can prove who it is."""
+    where = str(settings.socket)
+    settings.run.mkdir(mode=0o755, parents=True, exist_ok=True)
+    # The file is made by bind(2): only the mask keeps others out from its first moment on.
+    with _umask(0o177):
+        server.add_insecure_port(f"unix:{settings.socket}")
+    if identity is None:
+        return where
+    try:
+        port = server.add_secure_port(
+            settings.listen,
+            grpc.ssl_server_credentials(
+                [(identity.key, identity.certificate)],
+                root_certificates=identity.bundle,
+                require_client_auth=True,
+            ),
+        )
+    except RuntimeError as e:
+        log.error(
+            "cannot listen on %s: %s. Free the port, or set aurae.listen=", settings.listen, e
+        )
+        return where
+    host = settings.listen.rpartition(":")[0]
+    return f"{host}:{port} as {identity.identity} and {where}"
+
+
+@contextmanager
+def _umask(mask: int) -> Iterator[None]:
+    before = os.umask(mask)
+    try:
+        yield
+    finally:
+        os.umask(before)

@@ -1,0 +1,66 @@
+"""Every service of the API, once: registration, health and reflection follow this table."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Final
+
+from aurae.cells.v0 import cells_pb2_grpc
+from aurae.discovery.v0 import discovery_pb2_grpc
+from aurae.node.v0 import node_pb2_grpc
+from aurae.observe.v0 import observe_pb2_grpc
+from grpc import aio
+
+from runtime.cells.cells import Cells
+from runtime.cells.service import CellService
+from runtime.discovery.service import DiscoveryService
+from runtime.node.service import NodeService
+from runtime.observe.service import ObserveService
+from runtime.observe.streams import Streams
+from runtime.processes import Processes
+from runtime.server.health import Health
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Parts:
+    """What services are made of."""
+
+    version: str
+    processes: Processes
+    cells: Cells
+    streams: Streams
+    health: Health
+
+
+@dataclass(frozen=True, slots=True)
+class Service:
+    """A service by its full name, how its servicer is made, and how that is registered."""
+
+    name: str
+    make: Callable[[Parts], Any]
+    register: Callable[[Any, aio.Server], None]
+
+
+SERVICES: Final = (
+    Service(
+        "aurae.cells.v0.CellService",
+        lambda parts: CellService(parts.cells),
+        cells_pb2_grpc.add_CellServiceServicer_to_server,
+    ),
+    Service(
+        "aurae.discovery.v0.DiscoveryService",
+        lambda parts: DiscoveryService(parts.version, lambda: parts.health.serving),
+        discovery_pb2_grpc.add_DiscoveryServiceServicer_to_server,
+    ),
+    Service(
+        "aurae.node.v0.NodeService",
+        lambda parts: NodeService(parts.processes),
+        node_pb2_grpc.add_NodeServiceServicer_to_server,
+    ),
+    Service(
+        "aurae.observe.v0.ObserveService",
+        lambda parts: ObserveService(parts.streams),
+        observe_pb2_grpc.add_ObserveServiceServicer_to_server,
+    ),
+)
+
+NAMES: Final = tuple(service.name for service in SERVICES)
