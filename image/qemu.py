@@ -109,6 +109,16 @@ class Qemu:
             if not self.wait_end(KILL_SECONDS):
                 raise LostError(f"QEMU (pid {self.pid}) survived SIGKILL for {KILL_SECONDS} s")
 
+    def wait_for_shutdown(self, reason: str, timeout: float) -> None:
+        """Wait for the guest's own end, for QEMU's `reason`; else raise `LostError`."""
+        self.expect_end()
+        if not self.wait_end(timeout):
+            raise LostError(
+                f"the machine did not end in {timeout:g} s; {self.console.last_lines()}"
+            )
+        if (seen := self.monitor.shutdown_reason()) != reason:
+            raise LostError(f"the machine ended by {seen}, not {reason}; {self._why()}")
+
     def console_line(self) -> socket.socket:
         """A connection to type on the console. Read it, or the guest's console stops."""
         return _connect(self.files.folder / CONSOLE_SOCKET)

@@ -1,0 +1,301 @@
+"""Machines under test: what can be asked of one, and how they are started."""
+
+import itertools
+import re
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+import grpc
+from aurae.cells.v0 import cells_pb2 as cells
+from aurae.observe.v0 import observe_pb2 as observe
+from google.protobuf.duration_pb2 import Duration
+
+from aer.client import Config, connect
+from image.acceleration import Acceleration
+from image.console import Console
+from image.machine import (
+    API_PORT,
+    Credential,
+    Drive,
+    FirmwareBoot,
+    KernelBoot,
+    Nic,
+)
+from image.machine import Machine as Description
+from image.qemu import Qemu, start
+from image.readiness import wait_until_serving
+from testkit.api import Api
+from testkit.trust import TrustDomain
+
+BOOT_SECONDS: Final = 180.0
+POWEROFF_SECONDS: Final = 60.0
+COMMAND_SECONDS: Final = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class Output:
+    """What an executable said and how it ended."""
+
+    stdout: str
+    stderr: str
+    exit_code: int | None
+    signal: int | None
+
+
+class CommandError(Exception):
+    """An executable that was to succeed did not."""
+
+
+class Machine:
+    """A running machine. `api`, `console` and the two ways to end it."""
+
+    def __init__(self, qemu: Qemu, trust: TrustDomain) -> None:
+        self.qemu = qemu
+        self.trust = trust
+        self.config_file = qemu.files.folder / "config"
+        self._number = itertools.count(1)
+        self._channel: grpc.Channel | None = None
+        self._api: Api | None = None
+        self._port = qemu.monitor.forwarded_port()
+        if self._port is not None:
+            self.config_file.write_text(trust.config(self.address))
+
+    @property
+    def console(self) -> Console:
+        return self.qemu.console
+
+    @property
+    def address(self) -> str:
+        """Where the API is reached from this host, `host:port`."""
+        if self._port is None:
+            raise LookupError("this machine has no network card with a forwarded port")
+        return f"127.0.0.1:{self._port}"
+
+    @property
+    def api(self) -> Api:
+        """Every service, called as a person of the trust domain."""
+        if self._api is None:
+            self._channel = self.connect()
+            self._api = Api.on(self._channel)
+        return self._api
+
+    def connect(self, config: Config | None = None) -> grpc.Channel:
+        """A channel of its own; close it. `config` makes the caller somebody else."""
+        return connect(config or Config.load(self.config_file))
+
+    def wait_until_serving(self, timeout: float = BOOT_SECONDS) -> None:
+        """Return once the API answers SERVING. Raises `LostError` if the machine is lost."""
+        wait_until_serving(self.connect, self.qemu.check, timeout)
+
+    def check(self) -> None:
+        """Raise `LostError` if the machine is lost."""
+        self.qemu.check()
+
+    def run(
+        self,
+        command: str,
+        *args: str,
+        cell: str | None = None,
+        uid: int | None = None,
+        gid: int | None = None,
+        timeout: float = COMMAND_SECONDS,
+    ) -> Output:
+        """Run a shell command in a cell (default: the system's own), and wait for its end."""
+        name = f"run-{next(self._number)}"
+        executable = cells.Executable(name=name, command=command, args=args)
+        self.api.cells.Start(
+            cells.CellServiceStartRequest(cell_name=cell, executable=executable, uid=uid, gid=gid)
+        )
+        ended = self.api.cells.Wait(
+            cells.CellServiceWaitRequest(cell_name=cell, executable_name=name), timeout=timeout
+        ).status
+        said = self.output(name, cell)
+        return Output(
+            stdout="".join(f"{line}\n" for line in said["stdout"]),
+            stderr="".join(f"{line}\n" for line in said["stderr"]),
+            exit_code=ended.exit_code if ended.HasField("exit_code") else None,
+            signal=ended.signal if ended.HasField("signal") else None,
+        )
+
+    def read(self, command: str, cell: str | None = None) -> str:
+        """The output of a shell command that succeeds. Raises `CommandError`."""
+        done = self.run(command, cell=cell)
+        if done.exit_code != 0:
+            raise CommandError(f"{command}: {done}")
+        return done.stdout
+
+    def output(self, executable: str, cell: str | None = None) -> dict[str, list[str]]:
+        """The lines of an executable that has ended."""
+        said: dict[str, list[str]] = {"stdout": [], "stderr": []}
+        request = observe.GetSubProcessStreamRequest(
+            executable_name=executable, cell_name=cell, batch=True
+        )
+        for message in self.api.observe.GetSubProcessStream(request):
+            for item in (message.item, *message.more):
+                said[item.channel].append(item.line)
+        return said
+
+    def daemon_log(self, timeout: float = 10.0) -> str:
+        """What auraed has logged since boot, a line each: channel and text."""
+        request = observe.GetAuraeDaemonLogStreamRequest(no_follow=True)
+        stream = self.api.observe.GetAuraeDaemonLogStream(request, timeout=timeout)
+        return "".join(f"{m.item.channel}: {m.item.line}\n" for m in stream)
+
+    def kill(self) -> None:
+        """End it as a power cut would."""
+        self._disconnect()
+        self.qemu.kill()
+
+    def poweroff(self, timeout: float = POWEROFF_SECONDS) -> None:
+        """Press the power button and wait for a clean end. Raises `LostError` without one."""
+        self.qemu.powerdown()
+        self.wait_for_end(timeout=timeout)
+
+    def wait_for_end(
+        self, reason: str = "guest-shutdown", timeout: float = POWEROFF_SECONDS
+    ) -> None:
+        """Wait until the guest ended by itself, for QEMU's `reason`. Raises `LostError`."""
+        self.qemu.wait_for_shutdown(reason, timeout)
+        self._disconnect()
+
+    def close(self) -> None:
+        """End it if it still runs, and drop what is open."""
+        self.kill()
+        self.qemu.detach()
+
+    def _disconnect(self) -> None:
+        if self._channel is not None:
+            self._channel.close()
+        self._channel = self._api = None
+
+
+@dataclass(slots=True)
+class Machines:
+    """How to start machines of one image, and those that run."""
+
+    artifacts: Path
+    overlays: tuple[Path, ...]
+    acceleration: Acceleration
+    trust: TrustDomain
+    folder: Path
+    memory: int
+    cpus: int
+    running: list[Machine] = field(default_factory=list)
+    _number: "itertools.count[int]" = field(default_factory=lambda: itertools.count(1))
+
+    def start(
+        self,
+        *,
+        disk: bool = False,
+        memory: int | None = None,
+        cpus: int | None = None,
+        cmdline: Sequence[str] = (),
+        credentials: Sequence[Credential] | None = None,
+        smbios: Sequence[str] = (),
+        nics: Sequence[Nic] = (Nic(forwarded=API_PORT),),
+        drives: Sequence[Drive] = (),
+        reboots: bool = False,
+        wait: bool = True,
+    ) -> Machine:
+        """Boot a machine; by default wait until its API answers.
+
+        `disk` boots the image's disk by OVMF instead of the kernel directly. `credentials` are
+        those of the trust domain unless given. Raises `LostError`, `NotServingError` or `StartError`.
+        """
+        description = Description(
+            boot=self._disk_boot() if disk else self._kernel_boot(),
+            memory=memory or self.memory,
+            cpus=cpus or self.cpus,
+            cmdline=tuple(cmdline),
+            credentials=tuple(self.trust.credentials() if credentials is None else credentials),
+            smbios=tuple(smbios),
+            nics=tuple(nics),
+            drives=tuple(drives),
+            reboots=reboots,
+        )
+        folder = self.folder / str(next(self._number))
+        machine = Machine(start(description, folder, self.acceleration), self.trust)
+        self.running.append(machine)
+        if wait:
+            machine.wait_until_serving()
+        return machine
+
+    def close(self, machine: Machine) -> None:
+        if machine in self.running:
+            self.running.remove(machine)
+            machine.close()
+
+    def _kernel_boot(self) -> KernelBoot:
+        initrds = (self.artifacts / "initramfs", *self.overlays)
+        return KernelBoot(kernel=self.artifacts / "vmlinuz", initrds=initrds)
+
+    def _disk_boot(self) -> FirmwareBoot:
+        return FirmwareBoot(disk=Drive(file=self.artifacts / "aurae.img"))
+
+
+# What a test may leave nothing of: cells' cgroups, processes in them, zombies, mounts. The check's own
+# leaf is left out by its name.
+LEFTOVERS: Final = """
+cd /sys/fs/cgroup/aurae
+find . -mindepth 1 -type d | while read -r d; do echo "cgroup $d"; done
+grep -H aurae/ /proc/[0-9]*/cgroup 2>/dev/null | while read -r l; do echo "process $l"; done
+for s in /proc/[0-9]*/stat; do
+  read -r pid name state rest < $s 2>/dev/null && [ "$state" = Z ] && echo "zombie $pid $name"
+done
+cut -d ' ' -f 5 /proc/1/mountinfo | while read -r m; do echo "mount $m"; done
+true
+"""
+
+
+def leftovers(machine: Machine) -> set[str]:
+    """What is in the guest beside auraed: cells, running executables, cgroups, zombies, mounts."""
+    found = set()
+    for node in machine.api.cells.List(cells.CellServiceListRequest()).cells:
+        if node.cell.name != "_system":
+            found.add(f"cell {node.cell.name}")
+        found |= {
+            f"executable {node.cell.name}/{status.executable.name}"
+            for status in node.executables
+            if status.state != cells.EXECUTABLE_STATE_ENDED
+        }
+    own = re.compile(r"_system(/|$)")
+    return found | {line for line in machine.read(LEFTOVERS).splitlines() if not own.search(line)}
+
+
+def clean(machine: Machine) -> None:
+    """Free every cell and stop what runs in the system's own."""
+    at_once = Duration()
+    for node in machine.api.cells.List(cells.CellServiceListRequest()).cells:
+        with suppress(grpc.RpcError):
+            if node.cell.name == "_system":
+                for status in node.executables:
+                    machine.api.cells.Stop(
+                        cells.CellServiceStopRequest(
+                            executable_name=status.executable.name, grace=at_once
+                        )
+                    )
+            else:
+                machine.api.cells.Free(
+                    cells.CellServiceFreeRequest(cell_name=node.cell.name, grace=at_once)
+                )
+
+
+def save_evidence(machine: Machine, folder: Path) -> None:
+    """Keep what tells why a test failed: console, QEMU's log and command line, auraed's log."""
+    folder.mkdir(parents=True, exist_ok=True)
+    files = machine.qemu.files
+    for source in (files.console, files.log, files.command):
+        if source.exists():
+            (folder / source.name).write_bytes(source.read_bytes())
+    if machine.qemu.ended:
+        return
+    began = time.monotonic()
+    try:
+        text = machine.daemon_log()
+    except (grpc.RpcError, LookupError) as e:
+        text = f"not to be had after {time.monotonic() - began:.1f} s: {e}\n"
+    (folder / "auraed.log").write_text(text)
