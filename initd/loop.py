@@ -72,6 +72,9 @@ class Loop:
 
         self.watch(read, deliver)
 
+    def close(self) -> None:
+        self._epoll.close()
+
     def run(self, *, until: Callable[[], bool]) -> None:
         while not until():
             self.turn()

@@ -28,6 +28,8 @@ _FILES: Final = 1024
 # The child's descriptors have numbers below this.
 CHILD_DESCRIPTORS: Final = 256
 
+_Buffer = ctypes.Array[ctypes.c_char]
+
 
 class Spawner(Protocol):
     """Start `path`; returns the child's pid. `fds` maps its descriptors to ours, `cgroup` is an
@@ -59,38 +61,47 @@ def by_posix_spawn(
     cgroup: int,
 ) -> int:
     """See `Spawner`."""
-    attributes = ctypes.create_string_buffer(_ROOM)
-    actions = ctypes.create_string_buffer(_ROOM)
-    signals = ctypes.create_string_buffer(_ROOM)
     pid = ctypes.c_int()
-    high = {child: _above(ours) for child, ours in fds.items()}
-    try:
-        _done(libc.posix_spawnattr_init(attributes))
-        _done(libc.posix_spawn_file_actions_init(actions))
-        try:
-            flags = _SETSIGDEF | _SETSIGMASK | _SETSID | _SETCGROUP
-            _done(libc.posix_spawnattr_setflags(attributes, ctypes.c_short(flags)))
-            _done(libc.posix_spawnattr_setcgroup_np(attributes, ctypes.c_int(cgroup)))
-            libc.sigemptyset(signals)
-            _done(libc.posix_spawnattr_setsigmask(attributes, signals))
-            libc.sigfillset(signals)
-            _done(libc.posix_spawnattr_setsigdefault(attributes, signals))
-            _done(libc.posix_spawn_file_actions_addchdir_np(actions, os.fsencode(cwd)))
-            for child, ours in high.items():
-                _done(libc.posix_spawn_file_actions_adddup2(actions, ours, child))
-            words = _strings(argv)
-            variables = _strings([f"{name}={value}" for name, value in env.items()])
-            with _child_limits():
-                number = libc.posix_spawn(
-                    ctypes.byref(pid), os.fsencode(path), actions, attributes, words, variables
-                )
-            _done(number, path)
-        finally:
-            libc.posix_spawn_file_actions_destroy(actions)
-            libc.posix_spawnattr_destroy(attributes)
-    finally:
-        _close(high)
+    words = _strings(argv)
+    variables = _strings([f"{name}={value}" for name, value in env.items()])
+    with _above(fds) as high, _attributes(cgroup) as attributes, _actions(cwd, high) as actions:
+        with _child_limits():
+            number = libc.posix_spawn(
+                ctypes.byref(pid), os.fsencode(path), actions, attributes, words, variables
+            )
+        _done(number, path)
     return pid.value
+
+
+@contextmanager
+def _attributes(cgroup: int) -> Iterator[_Buffer]:
+    attributes = ctypes.create_string_buffer(_ROOM)
+    signals = ctypes.create_string_buffer(_ROOM)
+    _done(libc.posix_spawnattr_init(attributes))
+    try:
+        flags = _SETSIGDEF | _SETSIGMASK | _SETSID | _SETCGROUP
+        _done(libc.posix_spawnattr_setflags(attributes, ctypes.c_short(flags)))
+        _done(libc.posix_spawnattr_setcgroup_np(attributes, ctypes.c_int(cgroup)))
+        libc.sigemptyset(signals)
+        _done(libc.posix_spawnattr_setsigmask(attributes, signals))
+        libc.sigfillset(signals)
+        _done(libc.posix_spawnattr_setsigdefault(attributes, signals))
+        yield attributes
+    finally:
+        libc.posix_spawnattr_destroy(attributes)
+
+
+@contextmanager
+def _actions(cwd: str, fds: Mapping[int, int]) -> Iterator[_Buffer]:
+    actions = ctypes.create_string_buffer(_ROOM)
+    _done(libc.posix_spawn_file_actions_init(actions))
+    try:
+        _done(libc.posix_spawn_file_actions_addchdir_np(actions, os.fsencode(cwd)))
+        for child, ours in fds.items():
+            _done(libc.posix_spawn_file_actions_adddup2(actions, ours, child))
+        yield actions
+    finally:
+        libc.posix_spawn_file_actions_destroy(actions)
 
 
 def by_fork(
@@ -104,19 +115,19 @@ def by_fork(
 ) -> int:
     """See `Spawner`."""
     report, tell = os.pipe2(os.O_CLOEXEC)
-    high = {child: _above(ours) for child, ours in fds.items()}
-    high_tell = _above(tell)
-    os.close(tell)
     try:
-        with _child_limits():
+        with _above({-1: tell, **fds}) as high:
+            os.close(tell)
+            tell = -1
             pid = os.fork()  # noqa: TID251
             if pid == 0:
+                high_tell = high.pop(-1)
                 _become(path, argv, env, cwd=cwd, fds=high, cgroup=cgroup, tell=high_tell)
-        os.close(high_tell)
         number = os.read(report, 16)
     finally:
         os.close(report)
-        _close(high)
+        if tell >= 0:
+            os.close(tell)
     if number:
         os.waitpid(pid, 0)
         raise error(int(number), path)
@@ -144,7 +155,8 @@ def _become(
         os.chdir(cwd)
         for child, ours in fds.items():
             os.dup2(ours, child)
-        os.execve(path, list(argv), env)
+        with _child_limits():
+            os.execve(path, list(argv), env)
     except OSError as failure:
         os.write(tell, str(failure.errno).encode())
     except BaseException:
@@ -153,9 +165,17 @@ def _become(
         os._exit(127)
 
 
-def _above(fd: int) -> int:
-    """A copy that no number of the child's can overwrite."""
-    return fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, CHILD_DESCRIPTORS)
+@contextmanager
+def _above(fds: Mapping[int, int]) -> Iterator[dict[int, int]]:
+    """Copies that no number of the child's can overwrite."""
+    copies: dict[int, int] = {}
+    try:
+        for child, ours in fds.items():
+            copies[child] = fcntl.fcntl(ours, fcntl.F_DUPFD_CLOEXEC, CHILD_DESCRIPTORS)
+        yield copies
+    finally:
+        for copy in copies.values():
+            os.close(copy)
 
 
 @contextmanager
@@ -167,11 +187,6 @@ def _child_limits() -> Iterator[None]:
         yield
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
-
-
-def _close(fds: Mapping[int, int]) -> None:
-    for fd in fds.values():
-        os.close(fd)
 
 
 def _strings(values: Sequence[str]) -> ctypes.Array[ctypes.c_char_p]:
