@@ -229,6 +229,7 @@ COMMANDS: Final = (
         ),
         trailing=Argument(
             name="args",
+            metavar="ARG",
             help="positional parameters of the command, $1, $2 and so on",
             fields=("executable.args",),
         ),

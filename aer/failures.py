@@ -1,7 +1,7 @@
 """What a gRPC error means to a person, and what to try."""
 
 from collections.abc import Callable
-from datetime import UTC, datetime
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
@@ -10,132 +10,150 @@ import grpc
 from aer.errors import AerError
 from aer.settings import Config
 
-Explain = Callable[[Config], str]
+Hint = Callable[[Config], str]
 
 
 def explain(error: Any, config: Config) -> AerError:
-    """The message is the node's own where it is one; gRPC's own words are cut to what they say."""
+    """`error` is what a call on a channel of `config` raised.
+
+    What the node itself says is left as it is. What gRPC says of a connection that failed is
+    translated, and the caller's own certificates are looked at, since gRPC does not say that they
+    are at fault.
+    """
     code: grpc.StatusCode = error.code()
     details: str = error.details() or ""
-    if code is grpc.StatusCode.UNAVAILABLE and _is_connection(details):
-        return AerError(
-            f"{config.socket}: cannot connect: {_reason(details)}", _hint(details, config)
-        )
+    if code is grpc.StatusCode.UNAVAILABLE and (trouble := _trouble(details)):
+        own = _own_fault(config) if config.socket and not config.socket.path else ""
+        message = f"{config.socket}: cannot connect: {trouble.means or details}"
+        return AerError(message, own or trouble.hint(config))
     hint = HINTS[code](config) if code in HINTS else ""
     if code is grpc.StatusCode.DEADLINE_EXCEEDED:
         return AerError(f"{config.socket}: no answer in time", hint)
     return AerError(details or code.name.lower().replace("_", " "), hint)
 
 
-def _is_connection(details: str) -> bool:
-    """An UNAVAILABLE of the node's own has a sentence of its own."""
-    return any(word in details for word in _CONNECTING)
-
-
-def _reason(details: str) -> str:
-    """The last part of `failed to connect to all addresses; last error: CODE: ADDRESS: REASON`."""
-    _, _, last = details.rpartition("last error: ")
-    return last.partition(": ")[2] or last or details
-
-
-def _hint(details: str, config: Config) -> str:
-    over_tls = config.socket is not None and config.socket.path is None
-    if over_tls and (wrong := certificates(config)):
-        return wrong
-    for words, hint in _CONNECTING.items():
-        if words in details and hint:
-            return hint(config)
-    return "is the node up?"
-
-
-def certificates(config: Config, now: datetime | None = None) -> str:
+def _own_fault(config: Config) -> str:
     """What is wrong with the caller's own files; empty if they would be believed."""
     from runtime.identity import svid
 
-    pems = {}
-    for name in ("ca_crt", "client_crt", "client_key"):
-        path: Path = getattr(config, name)
-        pems[name] = path.read_bytes()
-    try:
-        for name, check in (("ca_crt", svid.certificates), ("client_key", svid.private_key)):
-            try:
-                check(pems[name])
-            except ValueError as e:
-                return f"{getattr(config, name)}: {e}"
-        svid.verify(pems["client_crt"], pems["ca_crt"], now=now or datetime.now(UTC))
-        svid.match_key(pems["client_crt"], pems["client_key"])
-    except ValueError as e:
-        return f"{config.client_crt}: {e}"
+    paths = [getattr(config, name) for name in ("ca_crt", "client_crt", "client_key")]
+    ca_crt, client_crt, client_key = paths
+    checks: tuple[tuple[Path, Callable[..., object], tuple[Path, ...]], ...] = (
+        (ca_crt, svid.certificates, (ca_crt,)),
+        (client_key, svid.private_key, (client_key,)),
+        (client_crt, svid.verify, (client_crt, ca_crt)),
+        (client_crt, svid.match_key, (client_crt, client_key)),
+    )
+    for path, check, files in checks:
+        try:
+            check(*(file.read_bytes() for file in files))
+        except (ValueError, OSError) as e:
+            return f"{path}: {e}"
     return ""
 
 
-def _listening(config: Config) -> str:
-    return f"nothing listens on {config.socket}: is the node up, and the port right?"
+@dataclass(frozen=True, slots=True)
+class Trouble:
+    """`said` is a part of what gRPC says, `means` the same for people."""
+
+    said: str
+    means: str
+    hint: Hint
+
+
+def _trouble(details: str) -> Trouble | None:
+    """None if `details` are the node's own words."""
+    return next((trouble for trouble in TROUBLES if trouble.said in details), None)
+
+
+def _up(_: Config) -> str:
+    return "is the node up, and the port right?"
 
 
 def _name(config: Config) -> str:
-    wanted = config.server_name or "the host of --socket"
-    return f"its certificate is not for {wanted}: set server_name to the node's DNS name"
+    at_fault = "server_name" if config.server_name else "without a server_name the host of socket"
+    return f"{at_fault} must be the DNS name in the node's certificate"
 
 
-def _authority(config: Config) -> str:
+def _refused(config: Config) -> str:
     return (
-        f"the node's certificate has expired, or {config.ca_crt} is not its authority; "
-        "compare by aer pki show"
+        f"the node may not accept {config.client_crt}: it must be an SVID of the node's trust "
+        "domain; see aer pki show"
     )
 
 
-def _rejected(config: Config) -> str:
-    return (
-        f"the node may not accept {config.client_crt}: it must be of the node's trust domain; "
-        "or what listens there is no node"
-    )
+# In the order of how much they tell: gRPC strings several together.
+TROUBLES: Final = (
+    Trouble(
+        "Hostname Verification Check failed", "the node's certificate is for another name", _name
+    ),
+    Trouble("is not in peer certificate", "the node's certificate is for another name", _name),
+    Trouble(
+        "certificate has expired",
+        "the node's certificate has expired",
+        lambda _: "issue another for it: aer pki issue node; or is this clock wrong?",
+    ),
+    Trouble(
+        "certificate is not yet valid",
+        "the node's certificate is not valid yet",
+        lambda _: "compare the clocks",
+    ),
+    Trouble(
+        "CERTIFICATE_VERIFY_FAILED",
+        "the node's certificate is not signed by your authority",
+        lambda c: f"is {c.ca_crt} of the node's trust domain? see aer pki show",
+    ),
+    Trouble(
+        "WRONG_VERSION_NUMBER",
+        "what listens there does not speak TLS",
+        lambda _: "is the port right?",
+    ),
+    Trouble("Failed to create security handshaker", "TLS cannot begin with these files", _refused),
+    Trouble("Connection refused", "connection refused", _up),
+    Trouble(
+        "No such file or directory",
+        "no such file",
+        lambda _: "does auraed run here? It makes the socket when it serves",
+    ),
+    Trouble(
+        "Permission denied",
+        "permission denied",
+        lambda _: "the socket is for its owner only, and that is root",
+    ),
+    Trouble(
+        "DNS resolution failed",
+        "the host has no address",
+        lambda _: "is its name spelled right?",
+    ),
+    Trouble(
+        "Domain name not found",
+        "the host has no address",
+        lambda _: "is its name spelled right?",
+    ),
+    Trouble("Network is unreachable", "network is unreachable", _up),
+    Trouble("No route to host", "no route to host", _up),
+    Trouble("Connection timed out", "nothing answers", _up),
+    Trouble("Timeout occurred", "nothing answers", _up),
+    # A node ends the connection right after the handshake if it does not like our certificate.
+    Trouble("Handshake read failed", "the connection was closed", _refused),
+    Trouble("Connection reset", "the connection was closed", _refused),
+    Trouble("Socket closed", "the connection was closed", _refused),
+    Trouble("Broken pipe", "the connection was closed", _refused),
+    Trouble("failed to connect to all addresses", "", _up),
+)
 
 
-def _resolve(config: Config) -> str:
-    return f"the name in {config.socket} has no address: is it spelled right?"
+def _log(_: Config) -> str:
+    return "aer observe daemon-log may say more"
 
 
-def _socket(config: Config) -> str:
-    return f"does auraed run here? It makes {config.socket} when it serves"
-
-
-def _root(config: Config) -> str:
-    return f"only the owner of {config.socket} may use it; that is root"
-
-
-# What gRPC says when it could not connect, most telling first, and what to try then.
-_CONNECTING: Final[dict[str, Explain | None]] = {
-    "Hostname Verification Check failed": _name,
-    "is not in peer certificate": _name,
-    "CERTIFICATE_VERIFY_FAILED": _authority,
-    "certificate verify failed": _authority,
-    "Connection refused": _listening,
-    "No such file or directory": _socket,
-    "Permission denied": _root,
-    "DNS resolution failed": _resolve,
-    "Domain name not found": _resolve,
-    "Handshake read failed": _rejected,
-    "Connection reset": _rejected,
-    "Socket closed": _rejected,
-    "Broken pipe": _rejected,
-    "WRONG_VERSION_NUMBER": lambda c: f"{c.socket} does not speak TLS",
-    "failed to connect to all addresses": None,
-    "Endpoint closing": None,
-}
-
-
-def _timeout(config: Config) -> str:
-    return "--timeout gives it longer" if config.timeout else "--timeout 2m gives it longer"
-
-
-HINTS: Final[dict[grpc.StatusCode, Explain]] = {
-    grpc.StatusCode.DEADLINE_EXCEEDED: _timeout,
+HINTS: Final[dict[grpc.StatusCode, Hint]] = {
+    grpc.StatusCode.DEADLINE_EXCEEDED: lambda _: "--timeout gives it longer",
     grpc.StatusCode.NOT_FOUND: lambda _: "aer cell list shows what there is",
     grpc.StatusCode.PERMISSION_DENIED: lambda c: (
-        f"you are who {c.client_crt} says: aer pki show" if c.client_crt else ""
+        f"aer pki show {c.client_crt} says who you are" if c.client_crt else ""
     ),
     grpc.StatusCode.UNAVAILABLE: lambda _: "try again in a moment",
-    grpc.StatusCode.INTERNAL: lambda _: "aer observe daemon-log may say more",
-    grpc.StatusCode.UNKNOWN: lambda _: "aer observe daemon-log may say more",
+    grpc.StatusCode.INTERNAL: _log,
+    grpc.StatusCode.UNKNOWN: _log,
 }

@@ -99,7 +99,7 @@ def certificates(pem: bytes) -> "list[x509.Certificate]":
     try:
         return x509.load_pem_x509_certificates(pem)
     except ValueError as e:
-        raise ValueError(f"not a certificate in PEM, or a broken one: {e}") from e
+        raise ValueError("not a certificate in PEM, or a broken one") from e
 
 
 def private_key(pem: bytes) -> "PrivateKeyTypes":
@@ -110,7 +110,7 @@ def private_key(pem: bytes) -> "PrivateKeyTypes":
     try:
         return load_pem_private_key(pem, password=None)
     except (ValueError, TypeError, UnsupportedAlgorithm) as e:
-        raise ValueError(f"not a private key in PEM, or a broken one: {e}") from e
+        raise ValueError("not a private key in PEM, or a broken or encrypted one") from e
 
 
 def _names(certificate: "x509.Certificate") -> tuple[SpiffeId, str | None]:
@@ -170,9 +170,13 @@ def _check_signer(
 
 def _check_dates(certificate: "x509.Certificate", now: datetime) -> None:
     if now < certificate.not_valid_before_utc:
-        raise ValueError(f"certificate: not valid before {certificate.not_valid_before_utc}")
+        raise ValueError(f"certificate: not valid before {_date(certificate.not_valid_before_utc)}")
     if now > certificate.not_valid_after_utc:
-        raise ValueError(f"certificate: expired on {certificate.not_valid_after_utc}")
+        raise ValueError(f"certificate: expired on {_date(certificate.not_valid_after_utc)}")
+
+
+def _date(time: datetime) -> str:
+    return f"{time:%Y-%m-%d %H:%M} UTC"
 
 
 def _issued(issuer: "x509.Certificate", certificate: "x509.Certificate") -> bool:
