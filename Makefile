@@ -56,3 +56,35 @@ lock: env ## Renew the locked versions in requirements/
 	  pyproject.toml --all-extras --group dev -o requirements/dev.txt
 	@$(VENV)/bin/uv pip compile --quiet --upgrade --generate-hashes --no-header --no-annotate --python-version 3.13 \
 	  --python-platform x86_64-manylinux_2_39 pyproject.toml --extra client -c requirements/dev.txt -o requirements/image.txt
+
+.PHONY: boot
+boot: env ## Boot with the working tree's Python (BACKGROUND=1: return when the API answers)
+	@[ -e $(BUILD)/initramfs ] || $(MAKE) image
+	@$(PYTHON) -m image.node boot $(if $(BACKGROUND),--background)
+
+.PHONY: poweroff
+poweroff: env ## Power off the machine of make boot BACKGROUND=1
+	@$(PYTHON) -m image.node poweroff
+
+.PHONY: run
+run: env ## Everything from a fresh clone to a first cell on a booted machine
+	@$(MAKE) image
+	@$(PYTHON) -m image.node run
+
+# The image of the working tree, so that what is tested is what a node would run.
+.PHONY: test-vm
+test-vm: env ## Tests against the booted image, by emulation if need be (ARGS= for pytest)
+	@$(MAKE) image
+	@echo "==> tests against the booted image" && $(PYTHON) -m pytest tests/integration $(ARGS)
+
+.PHONY: soak
+soak: env ## The same tests, with the large counts
+	@$(MAKE) image
+	@echo "==> the same with large counts" && AURAE_SOAK=1 $(PYTHON) -m pytest tests/integration $(ARGS)
+
+.PHONY: test
+test: ## All of it: check, unit tests, image, tests against the booted image
+	@$(MAKE) check
+	@$(MAKE) test-unit
+	@$(MAKE) test-vm
+	@echo "==> make test: all passed"

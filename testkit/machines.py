@@ -204,7 +204,9 @@ class Machines:
         """Boot a machine; by default wait until its API answers.
 
         `disk` boots the image's disk by OVMF instead of the kernel directly. `credentials` are
-        those of the trust domain unless given. Raises `LostError`, `NotServingError` or `StartError`.
+        those of the trust domain unless given.
+
+        Raises `LostError`, `NotServingError` or `StartError`.
         """
         description = Description(
             boot=self._disk_boot() if disk else self._kernel_boot(),
@@ -237,8 +239,8 @@ class Machines:
         return FirmwareBoot(disk=Drive(file=self.artifacts / "aurae.img"))
 
 
-# What a test may leave nothing of: cells' cgroups, processes in them, zombies, mounts. The check's own
-# leaf is left out by its name.
+# What a test may leave nothing of: cells' cgroups, processes in them, zombies, mounts. The check's
+# own leaf is left out by its name.
 LEFTOVERS: Final = """
 cd /sys/fs/cgroup/aurae
 find . -mindepth 1 -type d | while read -r d; do echo "cgroup $d"; done
