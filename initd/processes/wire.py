@@ -137,7 +137,7 @@ def descriptors(message: Object, received: int) -> dict[int, int]:
         raise errors.InvalidArgument("fds: must be an object")
     mapping: dict[int, int] = {}
     for child, index in fds.items():
-        if not child.isascii() or not child.isdigit() or not int(child) >= CHILD_DESCRIPTORS:
+        if not child.isascii() or not child.isdigit() or int(child) >= CHILD_DESCRIPTORS:
             highest = CHILD_DESCRIPTORS - 1
             raise errors.InvalidArgument(f"fds {child}: a descriptor number is 0 to {highest}")
         if type(index) is not int or not 0 <= index < received:
