@@ -108,6 +108,7 @@ def issue(
 
     signer = svid.certificates(authority.certificate)[0]
     svid.match_key(authority.certificate, authority.key)
+    svid.check_dates(signer, now or datetime.now(UTC))
     private = _signing_key(key)
     start, end = _validity(validity, now)
     identifier = signer.extensions.get_extension_for_class(x509.SubjectKeyIdentifier).value

@@ -72,7 +72,7 @@ def verify(pem: bytes, bundle: bytes, *, now: datetime | None = None) -> Svid:
     now = now or datetime.now(UTC)
     child, *intermediates = certificates(pem)
     anchors = certificates(bundle)
-    _check_dates(child, now)
+    check_dates(child, now)
     for above in range(len(intermediates) + 1):
         if anchor := next((a for a in anchors if _issued(a, child)), None):
             _check_signer(anchor, svid.id, now, intermediates_below=above)
@@ -155,7 +155,7 @@ def _check_signer(
     """`signer` may sign for `leaf`, over so many intermediates between them."""
     from cryptography import x509
 
-    _check_dates(signer, now)
+    check_dates(signer, now)
     constraints = _extension(signer, x509.BasicConstraints)
     usage = _extension(signer, x509.KeyUsage)
     if constraints is None or not constraints.ca or usage is None or not usage.key_cert_sign:
@@ -168,7 +168,8 @@ def _check_signer(
             raise ValueError(f"certificate of {leaf}: signed by {uri}, which is another authority")
 
 
-def _check_dates(certificate: "x509.Certificate", now: datetime) -> None:
+def check_dates(certificate: "x509.Certificate", now: datetime) -> None:
+    """Raises ValueError if `certificate` is not valid at `now`."""
     if now < certificate.not_valid_before_utc:
         raise ValueError(f"certificate: not valid before {_date(certificate.not_valid_before_utc)}")
     if now > certificate.not_valid_after_utc:
