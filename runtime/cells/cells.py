@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Final
 
 from initd.errors import (
@@ -165,6 +166,11 @@ class Cells:
                 "stop it first, or use another name"
             )
         spawn = _spawn(cell, executable, uid=uid, gid=gid)
+        if not Path(spawn.cwd).is_dir():
+            raise FailedPrecondition(
+                f"executable.working_directory: {spawn.cwd} is no folder on this node; make it "
+                "first"
+            )
         future = self._processes.spawn(spawn)
         starting = self._starting.setdefault(cell, set())
         starting.add(future)
@@ -174,11 +180,6 @@ class Cells:
         except asyncio.CancelledError:
             future.add_done_callback(lambda done: self._abandon(id_, done))
             raise
-        except (FileNotFoundError, NotADirectoryError, PermissionError) as e:
-            raise FailedPrecondition(
-                f"{title(cell, executable.name)}: cannot be started as user {uid} in "
-                f"{spawn.cwd}: {e.strerror}; is executable.working_directory there?"
-            ) from e
 
     def _abandon(self, id_: str, started: asyncio.Future[Process]) -> None:
         if not started.cancelled() and started.exception() is None:

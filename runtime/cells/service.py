@@ -1,6 +1,6 @@
 """aurae.cells.v0 over gRPC: translate, one call, translate back."""
 
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 from aurae.cells.v0 import cells_pb2, cells_pb2_grpc
 from google.protobuf.duration_pb2 import Duration
@@ -11,7 +11,8 @@ from initd.errors import InvalidArgument, Unimplemented
 from initd.processes.model import State
 from runtime.cells import cells, model
 
-Context = aio.ServicerContext[Any, Any]
+# Generic in its stub only.
+Context: TypeAlias = "aio.ServicerContext[Any, Any]"
 
 STATES: Final = {
     State.RUNNING: cells_pb2.EXECUTABLE_STATE_RUNNING,

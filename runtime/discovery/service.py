@@ -13,6 +13,6 @@ class DiscoveryService(discovery_pb2_grpc.DiscoveryServiceServicer):
         self._healthy = healthy
 
     async def Discover(
-        self, request: discovery_pb2.DiscoverRequest, context: aio.ServicerContext[Any, Any]
+        self, request: discovery_pb2.DiscoverRequest, context: "aio.ServicerContext[Any, Any]"
     ) -> discovery_pb2.DiscoverResponse:
         return discovery_pb2.DiscoverResponse(healthy=self._healthy(), version=self._version)

@@ -21,7 +21,7 @@ class NodeService(node_pb2_grpc.NodeServiceServicer):
         self._processes = processes
 
     async def Shutdown(
-        self, request: node_pb2.ShutdownRequest, context: aio.ServicerContext[Any, Any]
+        self, request: node_pb2.ShutdownRequest, context: "aio.ServicerContext[Any, Any]"
     ) -> node_pb2.ShutdownResponse:
         how = MODES.get(request.mode)
         if how is None:

@@ -1,7 +1,7 @@
 """aurae.observe.v0 over gRPC."""
 
 from collections.abc import AsyncIterator, Iterator
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 from aurae.observe.v0 import observe_pb2, observe_pb2_grpc
 from grpc import aio
@@ -12,7 +12,8 @@ from runtime.cells import model as cells
 from runtime.observe.model import Line, Lost
 from runtime.observe.streams import OUTPUTS, Item, Streams
 
-Context = aio.ServicerContext[Any, Any]
+# Generic in its stub only.
+Context: TypeAlias = "aio.ServicerContext[Any, Any]"
 
 CHANNELS: Final = {
     observe_pb2.LOG_CHANNEL_TYPE_UNSPECIFIED: OUTPUTS,

@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 import grpc
 from grpc import StatusCode, aio
@@ -24,15 +24,16 @@ UNLIMITED: Final = frozenset(
 )
 
 # Answered while the API drains: who asks how it is must be told.
-ALWAYS: Final = frozenset({"/grpc.health.v1.Health/Check"})
+ALWAYS: Final = frozenset({"/grpc.health.v1.Health/Check", "/grpc.health.v1.Health/List"})
 
 # Metadata have a limit of 8 KiB, and the message is encoded with up to three bytes a byte.
 MAX_MESSAGE: Final = 2000
 
 STOPPING: Final = "the API is stopping; try again when it is back"
 
-Handler = grpc.RpcMethodHandler[Any, Any]
-Context = aio.ServicerContext[Any, Any]
+# Generic in their stubs only.
+Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
+Context: TypeAlias = "aio.ServicerContext[Any, Any]"
 
 
 class Border(aio.ServerInterceptor):
@@ -65,9 +66,9 @@ class Border(aio.ServerInterceptor):
 
     async def intercept_service(
         self,
-        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Handler | None]],
+        continuation: Callable[[grpc.HandlerCallDetails], "Awaitable[Handler | None]"],
         handler_call_details: grpc.HandlerCallDetails,
-    ) -> Handler | None:
+    ) -> "Handler | None":
         method = handler_call_details.method
         # gRPC hands out one handler a method, for as long as the server lives.
         if (wrapped := self._wrapped.get(method)) is not None:

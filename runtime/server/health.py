@@ -17,11 +17,13 @@ class Health:
 
     def __init__(self) -> None:
         self._servicer = aio.HealthServicer()
+        self._services: tuple[str, ...] = ()
         self.serving = False
 
     async def serve(self, services: Iterable[str]) -> None:
         """All `services`, and the node as a whole, are well."""
-        for service in ("", *services):
+        self._services = ("", *services)
+        for service in self._services:
             await self._servicer.set(service, SERVING)
         self.serving = True
 
@@ -32,6 +34,15 @@ class Health:
 
     async def Check(self, request: Any, context: Any) -> Any:  # noqa: N802
         return await self._servicer.Check(request, context)
+
+    async def List(self, _request: Any, context: Any) -> Any:  # noqa: N802
+        statuses = {
+            service: await self._servicer.Check(
+                health_pb2.HealthCheckRequest(service=service), context
+            )
+            for service in self._services
+        }
+        return health_pb2.HealthListResponse(statuses=statuses)
 
     async def Watch(self, request: Any, context: Any) -> None:  # noqa: N802
         await self._servicer.Watch(request, _Watching(self, context))

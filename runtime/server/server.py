@@ -4,8 +4,9 @@ import asyncio
 import logging
 import os
 import signal
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
@@ -30,6 +31,8 @@ log = logging.getLogger(__name__)
 
 # Seconds that calls in flight have to finish once the API is to stop.
 DRAIN: Final = 5.0
+# Seconds that the last answers have to leave; then connections are cut.
+CUT: Final = 0.5
 
 OPTIONS: Final = (
     ("grpc.max_receive_message_length", 4 * 1024 * 1024),
@@ -44,51 +47,63 @@ OPTIONS: Final = (
 )
 
 
+@dataclass(frozen=True, slots=True)
+class Serving:
+    """An API that answers."""
+
+    where: str
+    port: int | None
+    """Its TCP port; None where it is on the Unix socket only."""
+    parts: Parts
+
+
 async def serve(settings: Settings, version: str) -> None:
     """Serve until SIGTERM or SIGINT, then drain."""
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    await run(settings, version, stop)
+    async with serving(settings, version, Cgroups(settings.cgroups)):
+        await stop.wait()
+        log.info("stopping")
+    log.info("stopped")
 
 
-async def run(settings: Settings, version: str, stop: asyncio.Event) -> None:
-    """Serve until `stop` is set, then drain."""
+@asynccontextmanager
+async def serving(settings: Settings, version: str, cgroups: Cgroups) -> AsyncIterator[Serving]:
+    """Serve within the block; drain at its end."""
     identity = _credentials(settings.credentials)
     border = Border(identity.identity.trust_domain if identity else None)
-    health = Health()
     server = aio.server(interceptors=[border], options=OPTIONS)
     processes = Processes(settings.initd)
-    cells = Cells(Cgroups(settings.cgroups), Specs(settings.cells), processes)
     with Wakeups() as wakeups:
         parts = Parts(
             version=version,
             processes=processes,
-            cells=cells,
+            cells=Cells(cgroups, Specs(settings.cells), processes),
             streams=Streams(settings.logs, processes, wakeups),
-            health=health,
+            health=Health(),
         )
         _register(server, parts)
-        cells.recover()
-        where = _listen(server, settings, identity)
+        parts.cells.recover()
+        where, port = _listen(server, settings, identity)
         await server.start()
-        await health.serve(NAMES)
+        await parts.health.serve(NAMES)
         log.info("serving on %s", where)
         try:
             async with asyncio.TaskGroup() as tasks:
                 connected = asyncio.Event()
-                mirror = tasks.create_task(processes.run(connected.set))
-                announcement = tasks.create_task(_announce(processes, connected, where))
-                await stop.wait()
-                log.info("stopping")
-                await health.drain()
+                owned = (
+                    tasks.create_task(processes.run(connected.set)),
+                    tasks.create_task(_announce(processes, connected, where)),
+                )
+                yield Serving(where, port, parts)
+                await parts.health.drain()
                 await border.drain(DRAIN)
-                announcement.cancel()
-                mirror.cancel()
+                for task in owned:
+                    task.cancel()
         finally:
-            await server.stop(0.5)
-    log.info("stopped")
+            await server.stop(CUT)
 
 
 async def _announce(processes: Processes, connected: asyncio.Event, where: str) -> None:
@@ -121,7 +136,7 @@ def _credentials(folder: Path) -> credentials.Credentials | None:
 
 def _listen(
     server: aio.Server, settings: Settings, identity: credentials.Credentials | None
-) -> str:
+) -> tuple[str, int | None]:
     """Open the Unix socket, and the TCP port if the node can prove who it is."""
     where = str(settings.socket)
     settings.run.mkdir(mode=0o755, parents=True, exist_ok=True)
@@ -129,7 +144,7 @@ def _listen(
     with _umask(0o177):
         server.add_insecure_port(f"unix:{settings.socket}")
     if identity is None:
-        return where
+        return where, None
     try:
         port = server.add_secure_port(
             settings.listen,
@@ -143,9 +158,9 @@ def _listen(
         log.error(
             "cannot listen on %s: %s. Free the port, or set aurae.listen=", settings.listen, e
         )
-        return where
+        return where, None
     host = settings.listen.rpartition(":")[0]
-    return f"{host}:{port} as {identity.identity} and {where}"
+    return f"{host}:{port} as {identity.identity} and {where}", port
 
 
 @contextmanager
