@@ -61,6 +61,8 @@ def parse(command_line: str) -> Parsed:
 
 def _with_ip(settings: Settings, value: str) -> Settings:
     fields = _fields(value)
+    if not any(fields):
+        raise InvalidArgument(f"nothing is given: write an address, or one of {', '.join(WORDS)}")
     if len(fields) == 1 and fields[0] in WORDS:
         return replace(settings, default=_switched(settings.default, fields[0]))
     if fields[0] and not _is_address(fields[0]):

@@ -1,0 +1,102 @@
+"""rtnetlink messages: what is asked of the kernel, and what it reports."""
+
+import struct
+import subprocess
+import sys
+from ipaddress import IPv4Address, IPv4Network, IPv6Network, ip_address, ip_interface
+
+import pytest
+
+from initd.network import codec
+from initd.network.model import Address, IPNetwork, Link, Origin, Route
+
+
+def attribute(kind: int, value: bytes) -> bytes:
+    return struct.pack("=HH", 4 + len(value), kind) + value + bytes(-len(value) % 4)
+
+
+def link_report(*attributes: bytes, flags: int = 0x11043, hardware: int = 1) -> bytes:
+    body = struct.pack("=BxHiII", 0, hardware, 7, flags, 0) + b"".join(attributes)
+    return struct.pack("=IHHII", 16 + len(body), codec.RTM_NEWLINK, 0, 0, 0) + body
+
+
+NAME = attribute(3, b"eth0\0")
+MAC = attribute(1, bytes.fromhex("525400123456"))
+MTU = attribute(4, struct.pack("=I", 1500))
+CARRIER = attribute(33, b"\x01")
+
+
+def test_a_link_is_read() -> None:
+    one = codec.decode_link(link_report(NAME, MAC, MTU, CARRIER))
+    assert one.link == Link(7, "eth0", bytes.fromhex("525400123456"), 1500, up=True, carrier=True)
+    assert (one.ethernet, one.master) == (True, 0)
+
+
+def test_a_link_that_is_down_has_no_carrier_whatever_it_says() -> None:
+    assert not codec.decode_link(link_report(NAME, MAC, MTU, CARRIER, flags=0)).link.carrier
+
+
+def test_loopback_is_no_ethernet_and_a_port_has_a_master() -> None:
+    assert not codec.decode_link(link_report(NAME, hardware=772)).ethernet
+    master = attribute(10, struct.pack("=I", 9))
+    assert codec.decode_link(link_report(NAME, MAC, master)).master == 9
+
+
+@pytest.mark.parametrize(
+    ("text", "expires"), [("192.0.2.5/24", None), ("192.0.2.5/32", 700.0), ("2001:db8::5/64", None)]
+)
+def test_an_address_asked_for_is_the_one_reported(text: str, expires: float | None) -> None:
+    address = Address(7, ip_interface(text), Origin.DHCP, 1031, expires)
+    assert codec.decode_address(codec.add_address(address, 100.0), 100.0) == address
+
+
+def test_addresses_of_others_are_not_looked_at() -> None:
+    request = codec.remove_address(Address(7, ip_interface("192.0.2.5/24"), Origin.DHCP, 0))
+    assert codec.decode_address(request, 0.0) is None
+
+
+@pytest.mark.parametrize(
+    ("destination", "gateway", "source"),
+    [
+        (IPv4Network("0.0.0.0/0"), "192.0.2.1", IPv4Address("192.0.2.5")),
+        (IPv4Network("198.51.100.0/24"), None, None),
+        (IPv6Network("::/0"), "fe80::1", None),
+    ],
+)
+def test_a_route_asked_for_is_the_one_reported(
+    destination: IPNetwork, gateway: str | None, source: IPv4Address | None
+) -> None:
+    via = None if gateway is None else ip_address(gateway)
+    route = Route(7, destination, via, Origin.STATIC, 519, source, onlink=via is not None)
+    request = codec.add_route(route)
+    assert codec.decode_route(request) == route
+    assert codec.origin_of_route(request) == Origin.STATIC
+
+
+def test_an_address_tells_its_link_without_being_decoded() -> None:
+    request = codec.add_address(Address(7, ip_interface("192.0.2.5/24"), Origin.DHCP, 0), 0.0)
+    assert codec.link_of_address(request) == 7
+
+
+def test_setting_a_link_up_leaves_its_other_flags() -> None:
+    request = codec.set_link(7, up=True, mtu=1400, mac=None)
+    assert struct.unpack_from("=iII", request, 20) == (7, 1, 1)
+    assert request[32:] == attribute(4, struct.pack("=I", 1400))
+    assert struct.unpack_from("=II", codec.set_link(7, up=None, mtu=1400, mac=None), 24) == (0, 0)
+
+
+def test_what_one_read_gave_is_split_into_messages() -> None:
+    one, other = codec.dump_links(), codec.dump_addresses(7)
+    assert list(codec.split(one + other)) == [one, other]
+    assert list(codec.split(one + other[:-1])) == [one]
+    assert list(codec.split(one + bytes(16))) == [one]
+
+
+def test_most_of_pyroute2_stays_out_of_memory() -> None:
+    program = (
+        "import sys, initd.network.codec as c; c.decode_link(c.dump_links()); c.dump_routes(4, 4);"
+        "print(*({'sqlite3', 'asyncio', 'pyroute2.ndb', 'pyroute2.iproute'} & set(sys.modules)))"
+    )
+    command = [sys.executable, "-c", program]
+    done = subprocess.run(command, capture_output=True, check=True, text=True)
+    assert done.stdout.strip() == ""
