@@ -14,7 +14,6 @@ import os
 import shutil
 import sys
 import time
-import tomllib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -61,7 +60,7 @@ class Places:
         return Workshop(self.tree("mkosi").resolve(), self.tree("tools").resolve(), self.work)
 
 
-def chain(at: Places, version: str) -> list[Stage]:
+def chain(at: Places) -> list[Stage]:
     """The stages, in order. Each depends on all before it."""
 
     def products(*names: str) -> tuple[Path, ...]:
@@ -75,7 +74,7 @@ def chain(at: Places, version: str) -> list[Stage]:
         Stage(
             "mkosi",
             f"mkosi {mkosi.VERSION} from Debian {mkosi.debian.SUITE}",
-            at.code("debian.py", "mkosi.py"),
+            at.code("debian.py"),
             cached("mkosi"),
             lambda key: _from_cache(at, "mkosi", key, mkosi.fetch),
         ),
@@ -108,7 +107,7 @@ def chain(at: Places, version: str) -> list[Stage]:
             "root: our packages",
             packages,
             (at.root / python.DIST_PACKAGES / "initd",),
-            lambda _: _lay_packages(at, version),
+            lambda _: _lay_packages(at),
         ),
         Stage(
             "initramfs",
@@ -122,7 +121,7 @@ def chain(at: Places, version: str) -> list[Stage]:
             "disk: unified kernel image, systemd-boot, partitions",
             at.code("repart"),
             products("aurae.img"),
-            lambda _: _make_disk(at, version),
+            lambda _: _make_disk(at),
         ),
     ]
 
@@ -140,7 +139,7 @@ def main() -> None:
         if fresh:
             _forget(at)
         try:
-            changed = stages.run(chain(at, version_of(at.project)), at.work / "stamps")
+            changed = stages.run(chain(at), at.work / "stamps")
         except (BuildError, NoMirrorError, OSError) as e:
             sys.exit(f"make image: {e}")
     if not changed:
@@ -155,11 +154,6 @@ def cache_folder() -> Path:
     if given := os.environ.get("AURAE_CACHE"):
         return Path(given).resolve()
     return Path.home() / ".cache/aurae"
-
-
-def version_of(project: Path) -> str:
-    version: str = tomllib.loads((project / "pyproject.toml").read_text())["project"]["version"]
-    return version
 
 
 def _from_cache(at: Places, name: str, key: str, make: Callable[[Path], None]) -> None:
@@ -205,13 +199,15 @@ def _make_tree(at: Places) -> None:
     initramfs.select_modules(base, small)
     release = kernel.version(base)
     for tree in (at.root, small):
-        at.workshop().tool(["depmod", "--basedir", tree, "--moduledir", "/usr/lib/modules", release])
+        at.workshop().tool(
+            ["depmod", "--basedir", tree, "--moduledir", "/usr/lib/modules", release]
+        )
         kernel.keep_text_lists(tree / "usr/lib/modules" / release)
 
 
-def _lay_packages(at: Places, version: str) -> None:
+def _lay_packages(at: Places) -> None:
     packages = at.root / python.DIST_PACKAGES
-    python.install_wheel_of_ours(at.project, packages)
+    version = python.install_wheel_of_ours(at.project, packages)
     python.compile_tree(at.root, [packages / name for name in python.OURS], prefix=at.root)
     root.write_os_release(at.root, version)
 
@@ -227,7 +223,8 @@ def _make_initramfs(at: Places) -> None:
     initramfs.write_with_root(micro, at.build / "root.erofs", at.build / "initramfs")
 
 
-def _make_disk(at: Places, version: str) -> None:
+def _make_disk(at: Places) -> None:
+    version = python.version_of_ours(at.root / python.DIST_PACKAGES)
     uki = at.work / "aurae.efi"
     release = kernel.version(at.tree("base"))
     micro = at.build / "initramfs-micro"

@@ -22,7 +22,17 @@ _EFI: Final = Path("usr/lib/systemd/boot/efi")
 def make_erofs(build: Workshop, root: Path, output: Path) -> None:
     """A plain erofs: compressed, the same root takes seconds longer to boot under emulation."""
     output.unlink(missing_ok=True)
-    options = ["--all-root", "-x-1", "-L", "aurae-root", "-U", SEED, "-T", str(mkosi.EPOCH), "--quiet"]
+    options = [
+        "--all-root",
+        "-x-1",
+        "-L",
+        "aurae-root",
+        "-U",
+        SEED,
+        "-T",
+        str(mkosi.EPOCH),
+        "--quiet",
+    ]
     build.tool(["mkfs.erofs", *options, output, root])
 
 

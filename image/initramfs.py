@@ -22,7 +22,7 @@ from initd.initramfs import main
 main()
 """
 
-FOLDERS: Final = ("proc", "sys", "dev", "run", "sysroot", "tmp")
+FOLDERS: Final = ("proc", "sys", "dev", "run", "sysroot", "ramfs", "tmp")
 
 # Python wants random numbers before its first line, and before anything can mount devtmpfs.
 NODES: Final = (
@@ -103,5 +103,3 @@ def select_modules(base: Path, target: Path) -> None:
 
 def _inside(path: Path, root: Path) -> PurePosixPath:
     return PurePosixPath("/") / path.relative_to(root)
-
-

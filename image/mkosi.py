@@ -42,12 +42,16 @@ def fetch(target: Path) -> None:
         environment = {**os.environ, "APT_CONFIG": str(root / "apt.conf")}
         for command in (["update"], ["download", "mkosi"]):
             quiet = ["apt-get", "-qq", *command]
-            result = subprocess.run(quiet, cwd=root, env=environment, capture_output=True, text=True)
+            result = subprocess.run(
+                quiet, cwd=root, env=environment, capture_output=True, text=True
+            )
             if result.returncode:
                 raise BuildError(f"apt-get {' '.join(command)}: {result.stderr.strip()}")
         [package] = root.glob("mkosi_*.deb")
         if not package.name.startswith(f"mkosi_{VERSION}-"):
-            raise BuildError(f"{package.name}: mkosi {VERSION} was expected; set VERSION in {__file__}")
+            raise BuildError(
+                f"{package.name}: mkosi {VERSION} was expected; set VERSION in {__file__}"
+            )
         with replaced(target) as unpacked:
             subprocess.run(["dpkg-deb", "--extract", package, unpacked], check=True)
 
@@ -107,7 +111,9 @@ def build(
             folder.mkdir(exist_ok=True)
         command = [f"--{name}={value}" for name, value in options.items()]
         _logged([*_privilege(), *_python(mkosi), "-m", "mkosi", *command, "build"], log)
-        [tree] = [path for path in (work / "out").iterdir() if path.is_dir() and not path.is_symlink()]
+        [tree] = [
+            path for path in (work / "out").iterdir() if path.is_dir() and not path.is_symlink()
+        ]
         remove(output)
         tree.rename(output)
 
@@ -145,7 +151,17 @@ def _python(mkosi: Path) -> list[str | Path]:
 
 def _privilege() -> list[str]:
     """What a command needs in front of it to make a tree with more than one owner."""
-    probe = ["unshare", "--map-auto", "--map-root-user", "--mount", "mount", "-t", "tmpfs", "t", "/mnt"]
+    probe = [
+        "unshare",
+        "--map-auto",
+        "--map-root-user",
+        "--mount",
+        "mount",
+        "-t",
+        "tmpfs",
+        "t",
+        "/mnt",
+    ]
     if os.geteuid() == 0 or subprocess.run(probe, capture_output=True).returncode == 0:
         return []
     return ["sudo", "--preserve-env=MIRROR,MIRROR_SECURITY"]

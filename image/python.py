@@ -42,7 +42,9 @@ UNUSED_EXTENSION: Final = re.compile(
 _UNUSED_IN_WHEELS: Final = re.compile(r"(tests?|__pycache__|bin|.*\.(pyi|pyx|pxd|pxi|h|c))")
 
 # Wheels for these systems run on the image's C library; pip takes the newest that it finds.
-_PLATFORMS: Final = tuple(f"manylinux_2_{minor}_x86_64" for minor in (39, 38, 34, 31, 28, 27, 17, 12))
+_PLATFORMS: Final = tuple(
+    f"manylinux_2_{minor}_x86_64" for minor in (39, 38, 34, 31, 28, 27, 17, 12)
+)
 
 
 def loaded_by(root: Path, program: Path) -> list[str | Path]:
@@ -98,8 +100,11 @@ def install_wheels(requirements: Path, target: Path) -> None:
             path.unlink()
 
 
-def install_wheel_of_ours(project: Path, target: Path) -> None:
-    """Build the project's wheel and unpack from it what a node needs, replacing what was there."""
+def install_wheel_of_ours(project: Path, target: Path) -> str:
+    """Build the project's wheel and unpack from it what a node needs, replacing what was there.
+
+    Returns its version.
+    """
     with tempfile.TemporaryDirectory(prefix="aurae-wheel-") as name:
         build = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", name]
         done = subprocess.run(build, cwd=project, capture_output=True, text=True)
@@ -113,6 +118,13 @@ def install_wheel_of_ours(project: Path, target: Path) -> None:
                 top = member.partition("/")[0]
                 if top in OURS or top.endswith(".dist-info") and not member.endswith("/RECORD"):
                     archive.extract(member, target)
+    return version_of_ours(target)
+
+
+def version_of_ours(packages: Path) -> str:
+    """The version of this project that lies among installed packages."""
+    [metadata] = packages.glob("auraed-*.dist-info")
+    return metadata.name.removesuffix(".dist-info").partition("-")[2]
 
 
 def sources_of_ours(project: Path) -> tuple[Path, ...]:
@@ -120,7 +132,9 @@ def sources_of_ours(project: Path) -> tuple[Path, ...]:
     return tuple(project / ("proto/gen/aurae" if name == "aurae" else name) for name in OURS)
 
 
-def compile_tree(root: Path, folders: Iterable[Path], *, prefix: Path, legacy: bool = False) -> None:
+def compile_tree(
+    root: Path, folders: Iterable[Path], *, prefix: Path, legacy: bool = False
+) -> None:
     """Compile by the Python of `root`. `prefix` is what the files' paths lose on the node.
 
     The result is never compared with a source's time or content: a stale time costs ten seconds of

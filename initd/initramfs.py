@@ -3,6 +3,7 @@
 Every import here is paid at each boot, and again by the real PID 1: it keeps to `os` and strings.
 """
 
+import errno
 import os
 import struct
 import sys
@@ -22,6 +23,7 @@ _SYSROOT: Final = "/sysroot"
 _DIST_PACKAGES: Final = f"{_SYSROOT}/usr/lib/python3/dist-packages"
 _OVERLAY: Final = "/overlay"
 _ROOT_FILE: Final = "/root.erofs"
+_RAMFS: Final = "/ramfs"
 _DEFAULT_ROOT: Final = "PARTLABEL=aurae-root-a"
 
 _NOTHING: Final = MountFlag.NOSUID | MountFlag.NODEV | MountFlag.NOEXEC
@@ -99,12 +101,43 @@ def main() -> None:
     try:
         with open("/proc/cmdline", encoding="utf-8", errors="replace") as file:
             wanted = root_of(file.read(), in_memory=os.path.exists(_ROOT_FILE))
-        source = wanted if wanted == _ROOT_FILE else wait_for(wanted, modules, PATIENCE)
-        mount(source, _SYSROOT, "erofs", MountFlag.RDONLY)
+        if wanted == _ROOT_FILE:
+            mount_file(wanted)
+        else:
+            wanted = wait_for(wanted, modules, PATIENCE)
+            mount(wanted, _SYSROOT, "erofs", MountFlag.RDONLY)
     except (RootError, OSError) as e:
         sys.exit(f"initramfs: cannot mount the root: {e}")
-    _log(f"root is {source}")
+    _log(f"root is {wanted}")
     hand_over()
+
+
+def mount_file(path: str) -> None:
+    """Mount an erofs image that lies in the initramfs."""
+    try:
+        mount(path, _SYSROOT, "erofs", MountFlag.RDONLY)
+    except OSError as e:
+        if e.errno != errno.ENOTBLK:
+            raise
+        # The rootfs is a tmpfs unless `rootfstype=ramfs`, and erofs mounts no file of a tmpfs. A
+        # loop device could, but its thread makes each first read of a page three times as slow.
+        mount("ramfs", _RAMFS, "ramfs")
+        move(path, f"{_RAMFS}{path}")
+        mount(f"{_RAMFS}{path}", _SYSROOT, "erofs", MountFlag.RDONLY)
+
+
+def move(source: str, target: str, chunk: int = 1 << 22) -> None:
+    """Move a file to another file system, from its end on, never holding more than a chunk twice."""
+    with open(source, "r+b", buffering=0) as old, open(target, "xb", buffering=0) as new:
+        end = os.fstat(old.fileno()).st_size
+        while end:
+            start = max(0, end - chunk)
+            os.lseek(new.fileno(), start, os.SEEK_SET)
+            while start < end:
+                start += os.sendfile(new.fileno(), old.fileno(), start, end - start)
+            end = max(0, end - chunk)
+            os.ftruncate(old.fileno(), end)
+    os.unlink(source)
 
 
 def root_of(cmdline: str, *, in_memory: bool) -> str:
