@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Final
 if TYPE_CHECKING:
     from aurae.cells.v0 import cells_pb2
 
-HEADERS: Final = ("CELL / EXECUTABLE", "STATE", "PID", "AGE", "EXIT", "COMMAND, LIMITS")
+HEADERS: Final = ("CELL / EXECUTABLE", "STATE", "PID", "AGE", "EXIT", "COMMAND")
 RIGHT: Final = "PID AGE EXIT"
 
-Row = tuple[str, str, str, str, str, str]
+Row = tuple[str, ...]
 
 _UNICODE: Final = ("├─ ", "└─ ", "│  ")
 _ASCII: Final = ("|- ", "`- ", "|  ")
@@ -20,7 +20,8 @@ _ASCII: Final = ("|- ", "`- ", "|  ")
 def rows(
     nodes: "Iterable[cells_pb2.CellGraphNode]", now: datetime, *, encoding: str = "utf-8"
 ) -> Iterator[Row]:
-    """Cells with their last label and a slash, executables below them, then the cells within."""
+    """Cells with their last label, a slash and their limits; below them their executables, and
+    then the cells within."""
     for node in nodes:
         yield _cell(node.cell, node.cell.name)
         yield from _inside(node, now, "", _lines(encoding))
@@ -50,7 +51,7 @@ def _lines(encoding: str) -> tuple[str, str, str]:
 
 
 def _cell(cell: "cells_pb2.Cell", label: str) -> Row:
-    return (f"{label}/", "", "", "", "", limits(cell))
+    return (f"{label}/", limits(cell))
 
 
 def _executable(status: "cells_pb2.ExecutableStatus", now: datetime, indent: str) -> Row:

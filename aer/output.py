@@ -58,18 +58,21 @@ def _document(form: str, answer: "Message", indent: int | None) -> str:
 def table(headers: Sequence[str], rows: Iterable[Sequence[str]], right: str = "") -> Iterable[str]:
     """Lines of columns as wide as they must be; those named in `right` end on one edge.
 
-    The last column is cut where a terminal's line ends, and never in a file or a pipe.
+    The last word of a row that is short runs on over the columns that it lacks. Lines are cut at a
+    terminal's edge, and never in a file or a pipe.
     """
-    cells = [list(headers), *(list(map(printable, row)) for row in rows)]
-    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-    limit = _width()
+    cells = [tuple(headers), *(tuple(map(printable, row)) for row in rows)]
+    full = [row for row in cells if len(row) == len(headers)]
+    widths = [max(map(len, column)) for column in zip(*full, strict=True)]
+    widths[0] = max(len(row[0]) for row in cells)
+    edge = _width()
     for row in cells:
         padded = [
             text.rjust(width) if header in right.split() else text.ljust(width)
-            for text, width, header in zip(row, widths, headers, strict=True)
+            for text, width, header in zip(row, widths, headers, strict=False)
         ]
         line = "  ".join(padded).rstrip()
-        yield line if limit is None or len(line) <= limit else line[: limit - 1] + "…"
+        yield line if edge is None or len(line) <= edge else line[: edge - 1] + "…"
 
 
 def printable(text: str) -> str:

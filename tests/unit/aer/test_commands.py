@@ -1,0 +1,414 @@
+"""Each command against a real server: the request that arrives, what is printed, how it exits."""
+
+import json
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import grpc
+import pytest
+import yaml
+from aurae.cells.v0 import cells_pb2
+from aurae.discovery.v0 import discovery_pb2 as discovery
+from aurae.node.v0 import node_pb2
+from aurae.observe.v0 import observe_pb2
+from google.protobuf.text_format import Parse
+from grpc_health.v1 import health_pb2
+
+from .conftest import Node, Result
+
+Aer = Callable[..., Result]
+
+# A message takes a dict where its type declares a message only.
+cells: Any = cells_pb2
+observe: Any = observe_pb2
+
+REQUESTS = [
+    (
+        "cell allocate web",
+        cells.CellServiceAllocateRequest,
+        'cell { name: "web" }',
+    ),
+    (
+        """cell allocate web/api --cpu-weight 100 --cpu-max 50000 --cpu-period 100000
+        --cpuset-cpus 0-1 --cpuset-mems 0 --memory-min 0 --memory-low 4K --memory-high 2g
+        --memory-max 64M --isolate-process --isolate-network""",
+        cells.CellServiceAllocateRequest,
+        """cell {
+            name: "web/api"
+            cpu { weight: 100 max: 50000 period: 100000 }
+            cpuset { cpus: "0-1" mems: "0" }
+            memory { min: 0 low: 4096 high: 2147483648 max: 67108864 }
+            isolate_process: true isolate_network: true
+        }""",
+    ),
+    (
+        "cell allocate web --memory-max -1",
+        cells.CellServiceAllocateRequest,
+        'cell { name: "web" memory { max: -1 } }',
+    ),
+    ("cell free web", cells.CellServiceFreeRequest, 'cell_name: "web"'),
+    (
+        "cell free web --grace 1.5s",
+        cells.CellServiceFreeRequest,
+        'cell_name: "web" grace { seconds: 1 nanos: 500000000 }',
+    ),
+    (
+        "cell start web sleeper sleep",
+        cells.CellServiceStartRequest,
+        'cell_name: "web" executable { name: "sleeper" command: "sleep" }',
+    ),
+    (
+        "cell start _system sleeper sleep --uid 0",
+        cells.CellServiceStartRequest,
+        'executable { name: "sleeper" command: "sleep" } uid: 0',
+    ),
+    (
+        """cell start web x run --uid 1000 --gid 100 --env A=1 --env B=x=y --cwd /tmp
+        --description said -- one --two -- three""",
+        cells.CellServiceStartRequest,
+        """cell_name: "web" uid: 1000 gid: 100
+        executable {
+            name: "x" command: "run" description: "said" working_directory: "/tmp"
+            args: "one" args: "--two" args: "--" args: "three"
+            environment { key: "A" value: "1" } environment { key: "B" value: "x=y" }
+        }""",
+    ),
+    (
+        "cell stop web sleeper --grace 0",
+        cells.CellServiceStopRequest,
+        'cell_name: "web" executable_name: "sleeper" grace {}',
+    ),
+    (
+        "cell stop _system sleeper",
+        cells.CellServiceStopRequest,
+        'executable_name: "sleeper"',
+    ),
+    ("cell list", cells.CellServiceListRequest, ""),
+    (
+        "cell wait web/api sleeper",
+        cells.CellServiceWaitRequest,
+        'cell_name: "web/api" executable_name: "sleeper"',
+    ),
+    (
+        "observe daemon-log --no-follow",
+        observe.GetAuraeDaemonLogStreamRequest,
+        "no_follow: true",
+    ),
+    (
+        "observe subprocess web/api/sleeper --channel stderr",
+        observe.GetSubProcessStreamRequest,
+        """cell_name: "web/api" executable_name: "sleeper" batch: true
+        channel_type: LOG_CHANNEL_TYPE_STDERR""",
+    ),
+    (
+        "observe subprocess --pid 812 --no-follow",
+        observe.GetSubProcessStreamRequest,
+        "process_id: 812 no_follow: true batch: true",
+    ),
+    (
+        "observe signals web",
+        observe.GetPosixSignalsStreamRequest,
+        'workload { id: "web" workload_type: WORKLOAD_TYPE_CELL }',
+    ),
+    (
+        "observe signals web --type pod_sandbox",
+        observe.GetPosixSignalsStreamRequest,
+        'workload { id: "web" workload_type: WORKLOAD_TYPE_POD_SANDBOX }',
+    ),
+    (
+        "logs web/sleeper",
+        observe.GetSubProcessStreamRequest,
+        'cell_name: "web" executable_name: "sleeper" batch: true no_follow: true',
+    ),
+    (
+        "logs sleeper -f",
+        observe.GetSubProcessStreamRequest,
+        'executable_name: "sleeper" batch: true',
+    ),
+    (
+        "logs _system/sleeper -f",
+        observe.GetSubProcessStreamRequest,
+        'executable_name: "sleeper" batch: true',
+    ),
+    ("discovery discover", discovery.DiscoverRequest, ""),
+    ("health check", health_pb2.HealthCheckRequest, ""),
+    (
+        "health check aurae.cells.v0.CellService",
+        health_pb2.HealthCheckRequest,
+        'service: "aurae.cells.v0.CellService"',
+    ),
+    ("node shutdown reboot", node_pb2.ShutdownRequest, "mode: SHUTDOWN_MODE_REBOOT"),
+]
+
+ANSWERS: dict[str, Any] = {
+    "Allocate": cells.CellServiceAllocateResponse(cell_name="web", cgroup_v2=True),
+    "Free": cells.CellServiceFreeResponse(),
+    "Start": cells.CellServiceStartResponse(pid=812, uid=1000, gid=100),
+    "Stop": cells.CellServiceStopResponse(),
+    "List": cells.CellServiceListResponse(),
+    "Wait": cells.CellServiceWaitResponse(status={"exit_code": 3, "pid": 812}),
+    "GetAuraeDaemonLogStream": [],
+    "GetSubProcessStream": [],
+    "GetPosixSignalsStream": [],
+    "Discover": discovery.DiscoverResponse(healthy=True, version="1.2.3"),
+    "Check": health_pb2.HealthCheckResponse(status="SERVING"),
+    "Shutdown": node_pb2.ShutdownResponse(),
+}
+
+
+@pytest.fixture(autouse=True)
+def _answers(node: Node) -> None:
+    for name, answer in ANSWERS.items():
+        node.answers[name] = lambda *_, answer=answer: (
+            iter(answer) if isinstance(answer, list) else answer
+        )
+
+
+@pytest.mark.parametrize(("words", "kind", "text"), REQUESTS, ids=[r[0][:40] for r in REQUESTS])
+def test_a_command_line_becomes_a_request(
+    aer: Aer, node: Node, words: str, kind: type, text: str
+) -> None:
+    done = aer(*words.split())
+    assert done.err == ""
+    assert done.status == 0
+    assert node.requests == [Parse(text, kind())]
+
+
+def test_a_limit_that_is_not_given_is_absent_and_zero_is_a_value(aer: Aer, node: Node) -> None:
+    aer("cell", "allocate", "web", "--memory-min", "0")
+    (request,) = node.requests
+    assert request.cell.memory.HasField("min")
+    assert not request.cell.memory.HasField("max")
+    assert not request.cell.HasField("cpu")
+
+
+SAID = [
+    ("cell allocate web", "web: allocated"),
+    ("cell free web", "web: freed"),
+    ("cell start web sleeper x", "web/sleeper: started, pid 812, uid 1000, gid 100"),
+    ("cell start _system sleeper x", "_system/sleeper: started, pid 812, uid 1000, gid 100"),
+    ("cell stop web sleeper", "web/sleeper: stopped"),
+    ("cell wait web sleeper", "web/sleeper: ended with exit code 3"),
+    ("health check", "node: serving"),
+    ("health check x.Y", "x.Y: serving"),
+]
+
+
+@pytest.mark.parametrize(("words", "line"), SAID)
+def test_a_person_reads_one_line(aer: Aer, words: str, line: str) -> None:
+    assert aer(*words.split()).out == line + "\n"
+
+
+def test_discover_and_shutdown_name_the_node(aer: Aer, node: Node) -> None:
+    assert aer("discovery", "discover").out == f"{node.address}: auraed 1.2.3, healthy\n"
+    assert aer("node", "shutdown", "halt").out == f"{node.address}: goes down (halt)\n"
+
+
+def test_a_program_reads_the_protos_field_names(aer: Aer) -> None:
+    wanted = {"pid": 812, "uid": 1000, "gid": 100}
+    words = ("cell", "start", "web", "sleeper", "x")
+    assert json.loads(aer(*words, "-o", "json").out) == wanted
+    assert json.loads(aer("--output", "json", *words).out) == wanted
+    assert yaml.safe_load(aer(*words, "--output=yaml").out) == wanted
+
+
+def test_a_program_reads_zeros_but_nothing_that_is_absent(aer: Aer, node: Node) -> None:
+    node.answers["Wait"] = lambda *_: cells.CellServiceWaitResponse(status={"exit_code": 0})
+    status = json.loads(aer("cell", "wait", "web", "x", "-o", "json").out)["status"]
+    assert status["exit_code"] == 0
+    assert status["pid"] == 0
+    assert "signal" not in status
+
+
+@pytest.mark.parametrize(
+    ("how", "plain", "asked"),
+    [({"exit_code": 0}, 0, 0), ({"exit_code": 3}, 0, 3), ({"signal": 9}, 0, 137)],
+)
+def test_wait_exits_as_the_executable_did_if_asked(
+    aer: Aer, node: Node, how: dict[str, int], plain: int, asked: int
+) -> None:
+    node.answers["Wait"] = lambda *_: cells.CellServiceWaitResponse(status=how)
+    assert aer("cell", "wait", "web", "x").status == plain
+    assert aer("cell", "wait", "web", "x", "--exit-code").status == asked
+
+
+def test_wait_names_the_signal(aer: Aer, node: Node) -> None:
+    node.answers["Wait"] = lambda *_: cells.CellServiceWaitResponse(status={"signal": 9})
+    assert aer("cell", "wait", "web", "x").out == "web/x: killed by SIGKILL\n"
+
+
+def test_health_that_is_bad_exits_1(aer: Aer, node: Node) -> None:
+    node.answers["Check"] = lambda *_: health_pb2.HealthCheckResponse(status="NOT_SERVING")
+    done = aer("health", "check")
+    assert (done.status, done.out) == (1, "node: not serving\n")
+
+
+def test_health_watch_prints_changes_until_the_node_goes(aer: Aer, node: Node) -> None:
+    node.answers["Watch"] = lambda *_: iter(
+        health_pb2.HealthCheckResponse(status=status) for status in ("SERVING", "NOT_SERVING")
+    )
+    done = aer("health", "watch")
+    assert done.out == "node: serving\nnode: not serving\n"
+    assert done.status == 1
+
+
+def test_a_unary_call_has_30_seconds_and_the_grace(aer: Aer, node: Node) -> None:
+    aer("cell", "list")
+    aer("cell", "stop", "web", "x", "--grace", "1m")
+    aer("cell", "list", "--timeout", "5s")
+    aer("cell", "wait", "web", "x")
+    aer("logs", "web/x")
+    listed, stopped, quick, waited, read = node.deadlines
+    assert listed == pytest.approx(30, abs=2)
+    assert stopped == pytest.approx(90, abs=2)
+    assert quick == pytest.approx(5, abs=2)
+    # grpcio says "no deadline" by a time beyond anybody's patience.
+    assert waited is None or waited > 1e6
+    assert read is None or read > 1e6
+
+
+REFUSALS = [
+    (grpc.StatusCode.NOT_FOUND, "(aer cell list shows what there is)\n"),
+    (grpc.StatusCode.INVALID_ARGUMENT, ""),
+    (grpc.StatusCode.ALREADY_EXISTS, ""),
+    (grpc.StatusCode.FAILED_PRECONDITION, ""),
+    (grpc.StatusCode.UNIMPLEMENTED, ""),
+    (grpc.StatusCode.INTERNAL, "(aer observe daemon-log may say more)\n"),
+]
+
+
+@pytest.mark.parametrize(("code", "hint"), REFUSALS, ids=[code.name for code, _ in REFUSALS])
+def test_a_refusal_is_the_nodes_message_and_status_1(
+    aer: Aer, node: Node, code: grpc.StatusCode, hint: str
+) -> None:
+    def refuse(_: object, context: grpc.ServicerContext) -> None:
+        context.abort(code, "cell web/api: allocate web first")
+
+    node.answers["Allocate"] = refuse
+    done = aer("cell", "allocate", "web/api")
+    assert (done.status, done.out) == (1, "")
+    assert done.err == f"aer: cell web/api: allocate web first\n{hint}"
+
+
+def test_permission_denied_says_where_to_see_who_one_is(aer: Aer, node: Node) -> None:
+    def refuse(_: object, context: grpc.ServicerContext) -> None:
+        context.abort(grpc.StatusCode.PERMISSION_DENIED, "spiffe://x/node/y: is no person")
+
+    node.answers["List"] = refuse
+    done = aer("cell", "list")
+    assert "ann.crt says who you are)" in done.err
+
+
+USAGE = [
+    ("", "no command given\n(aer --help)"),
+    ("bogus", "invalid choice: 'bogus'"),
+    ("cell", "required: COMMAND\n(aer cell --help)"),
+    ("cell bogus", "invalid choice: 'bogus'"),
+    ("cell start web", "required: EXECUTABLE, COMMAND\n(aer cell start --help)"),
+    ("cell list extra", "unrecognized arguments: extra"),
+    ("cell list -- extra", "takes nothing after --"),
+    ("cell allocate web --cpu-weight x", "--cpu-weight: 'x' is no whole number"),
+    ("cell allocate web --cpu-weight -1", "--cpu-weight: Value out of range"),
+    ("cell allocate web --memory-max 5X", "'5X' is no size"),
+    ("cell allocate web --memory-max 9999999999G", "--memory-max: Value out of range"),
+    ("cell start web x y --env A", "'A' is no assignment"),
+    ("cell stop web x --grace soon", "'soon' is no duration"),
+    ("cell list --output xml", "invalid choice: 'xml'"),
+    ("cell list --outp json", "unrecognized arguments"),
+    ("cell list --timeout never", "--timeout: 'never' is no duration"),
+    ("cell list --socket node", "'node' is neither a path (with a /) nor host:port"),
+    ("cell list --socket ::1:8080", "in brackets, [::1]:8080"),
+    ("node shutdown", "required: mode"),
+    ("observe subprocess", "give an executable or --pid"),
+    ("observe subprocess web/x --pid 5", "give an executable or --pid"),
+    ("logs web/", "'web/' names no executable"),
+]
+
+
+@pytest.mark.parametrize(("words", "said"), USAGE)
+def test_a_wrong_command_line_exits_2_and_asks_nothing(
+    aer: Aer, node: Node, words: str, said: str
+) -> None:
+    done = aer(*words.split())
+    assert (done.status, done.out, node.requests) == (2, "", [])
+    assert said in done.err
+
+
+def lines(*texts: str, channel: str = "stdout") -> Iterator[observe_pb2.LogItem]:
+    for text in texts:
+        yield observe.LogItem(channel=channel, line=text, timestamp=1_700_000_000_123_456_789)
+
+
+def test_output_goes_where_the_executable_sent_it(aer: Aer, node: Node) -> None:
+    first, *more = lines("one", "two", "three")
+    node.answers["GetSubProcessStream"] = lambda *_: iter(
+        [
+            observe.GetSubProcessStreamResponse(item=first, more=more),
+            observe.GetSubProcessStreamResponse(item=next(lines("oh", channel="stderr"))),
+        ]
+    )
+    done = aer("logs", "web/x")
+    assert done.status == 0
+    assert done.out == "one\ntwo\nthree\n"
+    assert done.err == "oh\n"
+
+
+def test_lost_lines_are_counted_where_they_are_missing(aer: Aer, node: Node) -> None:
+    node.answers["GetSubProcessStream"] = lambda *_: iter(
+        [
+            observe.GetSubProcessStreamResponse(item=next(lines("one"))),
+            observe.GetSubProcessStreamResponse(lost_lines=5),
+        ]
+    )
+    done = aer("logs", "web/x")
+    assert done.out == "one\n"
+    assert done.err.startswith("aer: warning: 5 lines are missing here")
+
+
+def test_lines_have_times_if_asked(aer: Aer, node: Node) -> None:
+    node.answers["GetSubProcessStream"] = lambda *_: iter(
+        [observe.GetSubProcessStreamResponse(item=next(lines("one")))]
+    )
+    assert aer("logs", "web/x", "-t").out == "2023-11-14T22:13:20.123Z one\n"
+
+
+def test_a_program_reads_a_line_of_json_for_each_line_of_output(aer: Aer, node: Node) -> None:
+    first, *more = lines("one", "two")
+    node.answers["GetSubProcessStream"] = lambda *_: iter(
+        [observe.GetSubProcessStreamResponse(item=first, more=more, lost_lines=7)]
+    )
+    one, two = map(json.loads, aer("logs", "web/x", "-o", "json").out.splitlines())
+    assert (one["item"]["line"], one["lost_lines"]) == ("one", "7")
+    assert (two["item"]["line"], two["lost_lines"]) == ("two", "0")
+    documents = list(yaml.safe_load_all(aer("logs", "web/x", "-o", "yaml").out))
+    assert [document["item"]["line"] for document in documents] == ["one", "two"]
+
+
+def test_the_daemons_log_has_time_and_part(aer: Aer, node: Node) -> None:
+    item = next(lines("cell web: allocated", channel="runtime"))
+    node.answers["GetAuraeDaemonLogStream"] = lambda *_: iter(
+        [observe.GetAuraeDaemonLogStreamResponse(item=item)]
+    )
+    done = aer("observe", "daemon-log")
+    assert done.out == "2023-11-14T22:13:20.123Z runtime cell web: allocated\n"
+
+
+def test_signals_have_names(aer: Aer, node: Node) -> None:
+    node.answers["GetPosixSignalsStream"] = lambda *_: iter(
+        [observe.GetPosixSignalsStreamResponse(signal={"signal": 15, "process_id": 812})]
+    )
+    assert aer("observe", "signals", "web").out == "SIGTERM to pid 812\n"
+
+
+def test_an_interrupt_is_quiet_and_130(
+    aer: Aer, node: Node, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("aer.observe._print", interrupted)
+    node.answers["GetSubProcessStream"] = lambda *_: iter(
+        [observe.GetSubProcessStreamResponse(item=next(lines("one")))]
+    )
+    done = aer("logs", "web/x", "-f")
+    assert (done.status, done.out, done.err) == (130, "", "")
