@@ -88,3 +88,8 @@ test: ## All of it: check, unit tests, image, tests against the booted image
 	@$(MAKE) test-unit
 	@$(MAKE) test-vm
 	@echo "==> make test: all passed"
+
+.PHONY: bench
+bench: env ## Measure, print a table, write build/bench.json (ARGS= for more)
+	@$(MAKE) image
+	@echo "==> measurements" && $(PYTHON) -m bench $(ARGS)
