@@ -4,15 +4,14 @@ import itertools
 import re
 import time
 from collections.abc import Sequence
-from contextlib import suppress
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import grpc
-from aurae.cells.v0 import cells_pb2 as cells
+from aurae.cells.v0 import cells_pb2 as pb
 from aurae.observe.v0 import observe_pb2 as observe
-from google.protobuf.duration_pb2 import Duration
 
 from aer.client import Config, connect
 from image.acceleration import Acceleration
@@ -29,25 +28,11 @@ from image.machine import Machine as Description
 from image.qemu import Qemu, start
 from image.readiness import wait_until_serving
 from testkit.api import Api
+from testkit.cells import SYSTEM, Cell, allocated, forest
 from testkit.trust import TrustDomain
 
 BOOT_SECONDS: Final = 180.0
 POWEROFF_SECONDS: Final = 60.0
-COMMAND_SECONDS: Final = 60.0
-
-
-@dataclass(frozen=True, slots=True)
-class Output:
-    """What an executable said and how it ended."""
-
-    stdout: str
-    stderr: str
-    exit_code: int | None
-    signal: int | None
-
-
-class CommandError(Exception):
-    """An executable that was to succeed did not."""
 
 
 class Machine:
@@ -57,7 +42,6 @@ class Machine:
         self.qemu = qemu
         self.trust = trust
         self.config_file = qemu.files.folder / "config"
-        self._number = itertools.count(1)
         self._channel: grpc.Channel | None = None
         self._api: Api | None = None
         self._port = qemu.monitor.forwarded_port()
@@ -95,49 +79,14 @@ class Machine:
         """Raise `LostError` if the machine is lost."""
         self.qemu.check()
 
-    def run(
-        self,
-        command: str,
-        *args: str,
-        cell: str | None = None,
-        uid: int | None = None,
-        gid: int | None = None,
-        timeout: float = COMMAND_SECONDS,
-    ) -> Output:
-        """Run a shell command in a cell (default: the system's own), and wait for its end."""
-        name = f"run-{next(self._number)}"
-        executable = cells.Executable(name=name, command=command, args=args)
-        self.api.cells.Start(
-            cells.CellServiceStartRequest(cell_name=cell, executable=executable, uid=uid, gid=gid)
-        )
-        ended = self.api.cells.Wait(
-            cells.CellServiceWaitRequest(cell_name=cell, executable_name=name), timeout=timeout
-        ).status
-        said = self.output(name, cell)
-        return Output(
-            stdout="".join(f"{line}\n" for line in said["stdout"]),
-            stderr="".join(f"{line}\n" for line in said["stderr"]),
-            exit_code=ended.exit_code if ended.HasField("exit_code") else None,
-            signal=ended.signal if ended.HasField("signal") else None,
-        )
+    @property
+    def system(self) -> Cell:
+        """The system's own cell, to look around in: `machine.system.read("ps")`."""
+        return Cell(self.api, None)
 
-    def read(self, command: str, cell: str | None = None) -> str:
-        """The output of a shell command that succeeds. Raises `CommandError`."""
-        done = self.run(command, cell=cell)
-        if done.exit_code != 0:
-            raise CommandError(f"{command}: {done}")
-        return done.stdout
-
-    def output(self, executable: str, cell: str | None = None) -> dict[str, list[str]]:
-        """The lines of an executable that has ended."""
-        said: dict[str, list[str]] = {"stdout": [], "stderr": []}
-        request = observe.GetSubProcessStreamRequest(
-            executable_name=executable, cell_name=cell, batch=True
-        )
-        for message in self.api.observe.GetSubProcessStream(request):
-            for item in (message.item, *message.more):
-                said[item.channel].append(item.line)
-        return said
+    def cell(self, name: str, **limits: Any) -> AbstractContextManager[Cell]:
+        """A cell for a `with`; `cpu`, `cpuset` and `memory` are those of the proto."""
+        return allocated(self.api, name, **limits)
 
     def daemon_log(self, timeout: float = 10.0) -> str:
         """What auraed has logged since boot, a line each: channel and text."""
@@ -241,6 +190,7 @@ class Machines:
 
 # What a test may leave nothing of: cells' cgroups, processes in them, zombies, mounts. The check's
 # own leaf is left out by its name.
+OWN: Final = re.compile(r"_system(/_run-\d+)?$")
 LEFTOVERS: Final = """
 cd /sys/fs/cgroup/aurae
 find . -mindepth 1 -type d | while read -r d; do echo "cgroup $d"; done
@@ -256,34 +206,26 @@ true
 def leftovers(machine: Machine) -> set[str]:
     """What is in the guest beside auraed: cells, running executables, cgroups, zombies, mounts."""
     found = set()
-    for node in machine.api.cells.List(cells.CellServiceListRequest()).cells:
-        if node.cell.name != "_system":
+    for node in forest(machine.api):
+        if node.cell.name != SYSTEM:
             found.add(f"cell {node.cell.name}")
         found |= {
             f"executable {node.cell.name}/{status.executable.name}"
             for status in node.executables
-            if status.state != cells.EXECUTABLE_STATE_ENDED
+            if status.state != pb.EXECUTABLE_STATE_ENDED
         }
-    own = re.compile(r"_system(/|$)")
-    return found | {line for line in machine.read(LEFTOVERS).splitlines() if not own.search(line)}
+    seen = machine.system.read(LEFTOVERS).splitlines()
+    return found | {line for line in seen if not OWN.search(line)}
 
 
 def clean(machine: Machine) -> None:
     """Free every cell and stop what runs in the system's own."""
-    at_once = Duration()
-    for node in machine.api.cells.List(cells.CellServiceListRequest()).cells:
-        with suppress(grpc.RpcError):
-            if node.cell.name == "_system":
-                for status in node.executables:
-                    machine.api.cells.Stop(
-                        cells.CellServiceStopRequest(
-                            executable_name=status.executable.name, grace=at_once
-                        )
-                    )
-            else:
-                machine.api.cells.Free(
-                    cells.CellServiceFreeRequest(cell_name=node.cell.name, grace=at_once)
-                )
+    for node in machine.api.cells.List(pb.CellServiceListRequest()).cells:
+        if node.cell.name != SYSTEM:
+            Cell(machine.api, node.cell.name).free(grace=0)
+            continue
+        for status in node.executables:
+            machine.system.stop(status.executable.name, grace=0)
 
 
 def save_evidence(machine: Machine, folder: Path) -> None:
