@@ -16,8 +16,9 @@ OPTIONS: Final = (
     ("grpc.max_receive_message_length", MAX_ANSWER),
     # A proxy for web pages is no way to a node, and could not pass our TLS on anyway.
     ("grpc.enable_http_proxy", 0),
-    # gRPC ends a connection whose peer pings more often than each 5 minutes without data.
-    ("grpc.keepalive_time_ms", 310_000),
+    # A follower of a silent log learns in a minute that the node has gone. A node allows a ping
+    # each 10 s; gRPC's own bound, 5 minutes, would end the connection.
+    ("grpc.keepalive_time_ms", 30_000),
     ("grpc.keepalive_timeout_ms", 20_000),
 )
 

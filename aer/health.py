@@ -37,6 +37,19 @@ def watch(call: Call) -> int:
     raise AerError(f"{node.config.socket}: ended the watch", "is the node going down?")
 
 
+def list_services(call: Call) -> int:
+    from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+    from aer.session import session
+
+    with session(call) as node:
+        stub = health_pb2_grpc.HealthStub(node.channel)
+        answer = node.unary(stub.List, health_pb2.HealthListRequest())
+        rows = sorted((name or "node", _word(one.status)) for name, one in answer.statuses.items())
+        output.show(node.config.output, answer, lambda: output.table(("SERVICE", "STATE"), rows))
+    return 0
+
+
 def _service(call: Call) -> str:
     return call["service"] or "node"
 
@@ -62,6 +75,12 @@ COMMANDS: Final = (
         run=check,
         rpc="grpc.health.v1.Health.Check",
         arguments=(_NAME,),
+    ),
+    Command(
+        words=("health", "list"),
+        help="list the services and how they are",
+        run=list_services,
+        rpc="grpc.health.v1.Health.List",
     ),
     Command(
         words=("health", "watch"),

@@ -243,6 +243,18 @@ def test_health_that_is_bad_exits_1(aer: Aer, node: Node) -> None:
     assert (done.status, done.out) == (1, "node: not serving\n")
 
 
+def test_health_list_names_every_service(aer: Aer, node: Node) -> None:
+    serving = health_pb2.HealthCheckResponse(status="SERVING")
+    node.answers["List"] = lambda *_: health_pb2.HealthListResponse(
+        statuses={"": serving, "aurae.cells.v0.CellService": serving}
+    )
+    assert aer("health", "list").out == (
+        "SERVICE                     STATE\n"
+        "aurae.cells.v0.CellService  serving\n"
+        "node                        serving\n"
+    )
+
+
 def test_health_watch_prints_changes_until_the_node_goes(aer: Aer, node: Node) -> None:
     node.answers["Watch"] = lambda *_: iter(
         health_pb2.HealthCheckResponse(status=status) for status in ("SERVING", "NOT_SERVING")

@@ -14,7 +14,7 @@ from aer.request import enum_words
 ALL = Path(__file__).parents[3] / "proto/gen/all.pb"
 
 # Commands of protocols that are not ours.
-FOREIGN = {"grpc.health.v1.Health.Check", "grpc.health.v1.Health.Watch"}
+FOREIGN = {f"grpc.health.v1.Health.{method}" for method in ("Check", "List", "Watch")}
 
 # Noun of the command line for each package, where it is not the package's own word.
 NOUNS = {"aurae.cells.v0": "cell"}
