@@ -12,7 +12,7 @@ import fcntl
 import os
 import resource
 import signal
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Final, NoReturn, Protocol
 
@@ -131,6 +131,20 @@ def by_fork(
     if number:
         os.waitpid(pid, 0)
         raise error(int(number), path)
+    return pid
+
+
+def in_child(action: Callable[[], None]) -> int:
+    """Run `action` in a copy of this process, which then ends: 0, or 1 when it raised. Returns its
+    pid, the caller's to wait for. For what may block for ever."""
+    pid = os.fork()  # noqa: TID251
+    if pid == 0:
+        code = 1
+        try:
+            action()
+            code = 0
+        finally:
+            os._exit(code)
     return pid
 
 

@@ -1,0 +1,71 @@
+"""What the kernel command line asks of PID 1."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from initd.log import Level
+
+_LEVELS = {"debug": Level.DEBUG, "info": Level.INFO, "warning": Level.WARNING}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CommandLine:
+    """Parameters that are not there have their default; mistakes are told in `problems`."""
+
+    hostname: str = "aurae"
+    level: Level = Level.INFO
+    sysctls: Mapping[str, str] = field(default_factory=dict)
+    problems: tuple[str, ...] = ()
+
+
+def parse(text: str) -> CommandLine:
+    """The last one counts where a parameter stands twice."""
+    hostname, level = "aurae", Level.INFO
+    sysctls: dict[str, str] = {}
+    problems: list[str] = []
+    for word in words(text):
+        name, _, value = word.partition("=")
+        if name == "aurae.hostname":
+            if _is_hostname(value):
+                hostname = value
+            else:
+                problems.append(f"{word}: a host name has 1 to 64 of a-z A-Z 0-9 - and .")
+        elif name == "aurae.log":
+            if value in _LEVELS:
+                level = _LEVELS[value]
+            else:
+                problems.append(f"{word}: must be one of {', '.join(_LEVELS)}")
+        elif name.startswith("aurae.sysctl."):
+            key = name.removeprefix("aurae.sysctl.")
+            if key and ".." not in key and "/" not in key:
+                sysctls[key] = value
+            else:
+                problems.append(f"{word}: a sysctl's name has parts with dots between them")
+    return CommandLine(hostname=hostname, level=level, sysctls=sysctls, problems=tuple(problems))
+
+
+def words(text: str) -> list[str]:
+    """As the kernel splits: at blanks outside of double quotes, which vanish."""
+    found: list[str] = []
+    word, quoted = "", False
+    for character in text.strip():
+        if character == '"':
+            quoted = not quoted
+        elif character.isspace() and not quoted:
+            found.append(word)
+            word = ""
+        else:
+            word += character
+    return [word for word in [*found, word] if word]
+
+
+def _is_hostname(name: str) -> bool:
+    labels = name.split(".")
+    return len(name) <= 64 and all(
+        label
+        and label.isascii()
+        and label.replace("-", "").isalnum()
+        and not label.startswith("-")
+        and not label.endswith("-")
+        for label in labels
+    )

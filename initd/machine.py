@@ -1,0 +1,294 @@
+"""PID 1 of a machine: all its parts, its plan, its loop and its end."""
+
+import os
+import resource
+import signal
+import socket
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final, NoReturn
+
+from initd import shutdown
+from initd.boot import cgroups as tree
+from initd.boot import clock, credentials, identity, mounts, sysctls
+from initd.boot.cmdline import CommandLine, parse
+from initd.boot.modules import Modules
+from initd.boot.plan import Done, Step, describe, run_plan
+from initd.console import open_console
+from initd.control import Control
+from initd.errors import InvalidArgument, NotFound
+from initd.linux import interface, power, spawn, uevent
+from initd.log import Level, Log
+from initd.logs.budget import Budget
+from initd.logs.stream import Stream
+from initd.loop import Loop
+from initd.power import PowerButtons
+from initd.processes import wire
+from initd.processes.cgroups import Cgroups
+from initd.processes.children import Children
+from initd.processes.model import How, Process, Status, StepReport
+from initd.processes.operations import ProcessOperations
+from initd.processes.processes import Processes
+from initd.processes.wire import Object
+from initd.services import SERVICES, Service, command
+from initd.version import VERSION
+
+_LOGS: Final = Path("/run/aurae/logs")
+_OWN_LOGS: Final = _LOGS / "auraed"
+# How many descriptors PID 1 may have: six a process, some a connection.
+_DESCRIPTORS: Final = 524288
+# Of the machine's memory, for all output together.
+_LOG_SHARE: Final = 8
+# Where PID 1 waits for its console to take more.
+_CONSOLE_TURN: Final = 0.05
+
+
+class Machine:
+    """Built in the order of the plan: what needs a file system is made by the step that can."""
+
+    def __init__(self, log: Log) -> None:
+        self._log = log
+        self._loop = Loop(self._failed)
+        self._children = Children()
+        self._cgroups = Cgroups(tree.ROOT)
+        self._spawner = spawn.best()
+        self._budget = Budget(_memory() // _LOG_SHARE)
+        self._command_line = CommandLine()
+        self._steps: list[StepReport] = []
+        self._services: dict[str, Service] = {}
+        self._modules: Modules | None = None
+        self._control: Control | None = None
+        self._down: How | None = None
+        self._buttons = PowerButtons(self._loop, self._button_pressed)
+        self._processes = Processes(
+            self._loop,
+            self._children,
+            self._cgroups,
+            logs=_LOGS,
+            budget=self._budget,
+            spawner=self._spawner,
+            on_change=self._process_changed,
+        )
+
+    def run(self) -> NoReturn:
+        """The machine's life. What fails is logged; there is nobody to tell it to."""
+        self._guard(self._boot)
+        while self._down is None:
+            self._guard(self._turn)
+        how = self._down
+        self._guard(self._stop)
+        self._guard(lambda: shutdown.finish(self._log, how))
+        # Halted, or the kernel refused. PID 1 stays whatever happens.
+        while True:
+            time.sleep(3600)
+
+    def _boot(self) -> None:
+        # The services' interpreters need a second of processor time: they start as soon as what
+        # they read is there, and the rest of the plan runs beside them.
+        for step in self._plan():
+            self._steps += run_plan((step,), self._log)
+
+    def _plan(self) -> tuple[Step, ...]:
+        return (
+            Step("mounts", self._mount),
+            Step("log", self._keep_log),
+            Step("cgroups", lambda: Done(problems=tuple(tree.make_tree()))),
+            Step("credentials", self._collect_credentials, optional=True),
+            Step("hostname", self._set_hostname),
+            Step("loopback", _loopback_up),
+            Step("clock", lambda: Done(clock.set_clock()), optional=True),
+            Step("signals", self._watch_signals),
+            Step("control socket", self._listen),
+            Step("services", self._start_services),
+            Step("machine id", lambda: Done(identity.set_machine_id()), optional=True),
+            Step("sysctls", self._set_sysctls, optional=True),
+            Step("hardware", self._find_hardware, optional=True),
+        )
+
+    def _turn(self) -> None:
+        console = self._log.console
+        waiting = console is not None and console.pending
+        self._loop.turn(_CONSOLE_TURN if waiting else None)
+        if console is not None and waiting:
+            console.flush()
+
+    def _stop(self) -> None:
+        services = tuple(self._services.values())
+        shutdown.stop_all(self._loop, self._log, self._processes, services)
+
+    def _guard(self, action: Callable[[], None]) -> None:
+        try:
+            action()
+        except Exception as error:  # PID 1 has nowhere to raise to.
+            self._failed(error)
+
+    def _failed(self, error: Exception) -> None:
+        self._log.error(f"unexpected: {describe(error)}")
+
+    # Steps
+
+    def _mount(self) -> Done:
+        problems = mounts.mount_all()
+        mounts.make_folders()
+        self._command_line = parse(Path("/proc/cmdline").read_text())
+        self._log.level = self._command_line.level
+        if self._command_line.level > Level.DEBUG:
+            # The kernel's errors and worse stay on the console; all of it is in its own log.
+            Path("/proc/sys/kernel/printk").write_text("5 4 1 7")
+        return Done(problems=(*problems, *self._command_line.problems))
+
+    def _keep_log(self) -> Done:
+        self._log.keep(Stream(_OWN_LOGS / "initd"), self._budget)
+        return Done()
+
+    def _collect_credentials(self) -> Done:
+        self._modules = Modules()
+        # What shows the firmware's strings in sysfs; no device asks for them.
+        _, missing = self._modules.load("dmi_sysfs", "qemu_fw_cfg")
+        found, problems = credentials.collect()
+        return Done(" ".join(found) or "none", (*missing, *problems))
+
+    def _set_hostname(self) -> Done:
+        return Done(identity.set_hostname(self._command_line.hostname))
+
+    def _set_sysctls(self) -> Done:
+        problems = sysctls.apply(sysctls.MACHINE)
+        problems += sysctls.apply(self._command_line.sysctls)
+        return Done(problems=tuple(problems))
+
+    def _watch_signals(self) -> Done:
+        power.ctrl_alt_del_sends_sigint()
+        resource.setrlimit(resource.RLIMIT_NOFILE, (_DESCRIPTORS, _DESCRIPTORS))
+        self._loop.watch_signals(
+            {
+                signal.SIGCHLD: self._children.reap,
+                signal.SIGTERM: lambda: self._go_down(How.POWEROFF, "SIGTERM"),
+                signal.SIGINT: lambda: self._go_down(How.REBOOT, "ctrl-alt-del"),
+                # What the kernel sends on loss of power, where a board reports it.
+                signal.SIGPWR: lambda: self._go_down(How.POWEROFF, "SIGPWR"),
+            }
+        )
+        return Done()
+
+    def _listen(self) -> Done:
+        operations = ProcessOperations(self._processes)
+        self._control = Control(
+            self._loop,
+            Path(wire.SOCKET),
+            {
+                "spawn": operations.spawn,
+                "signal": operations.signal,
+                "stop": operations.stop,
+                "list": operations.list,
+                "forget": operations.forget,
+                "ready": self._ready,
+                "status": self._status,
+                "shutdown": self._shutdown,
+            },
+        )
+        return Done(wire.SOCKET)
+
+    def _start_services(self) -> Done:
+        for name, module in SERVICES.items():
+            self._services[name] = Service(
+                name,
+                command(module),
+                loop=self._loop,
+                children=self._children,
+                cgroups=self._cgroups,
+                spawner=self._spawner,
+                log=self._log,
+                logs=_OWN_LOGS,
+                budget=self._budget,
+            )
+            self._services[name].start()
+        return Done(" ".join(self._services))
+
+    def _find_hardware(self) -> Done:
+        # Listening comes before looking: nothing that appears meanwhile is missed.
+        listener = uevent.listen()
+        self._loop.watch(listener.fileno(), lambda _: self._hear_devices(listener))
+        assert self._modules is not None
+        loaded, problems = self._modules.for_devices()
+        self._buttons.look()
+        return Done(" ".join(loaded), tuple(problems))
+
+    # What the loop calls
+
+    def _hear_devices(self, listener: socket.socket) -> None:
+        while (event := uevent.read(listener)) is not None:
+            if event.get("ACTION") != "add":
+                continue
+            modalias = event.get("MODALIAS")
+            if modalias and self._modules is not None:
+                loaded, problems = self._modules.for_aliases((modalias,))
+                if loaded:
+                    self._log.info(f"hardware: {' '.join(loaded)} for {event.get('DEVPATH')}")
+                for problem in problems:
+                    self._log.warning(f"hardware: {problem}")
+            if event.get("SUBSYSTEM") == "input" and "DEVNAME" in event:
+                self._buttons.add(Path("/dev", event["DEVNAME"]))
+
+    def _button_pressed(self) -> None:
+        self._go_down(How.POWEROFF, "power button")
+
+    def _process_changed(self, process: Process) -> None:
+        if self._control is not None:
+            self._control.publish(process)
+
+    def _go_down(self, how: How, why: str) -> None:
+        if self._down is None:
+            self._down = how
+            self._log.info(f"going down: {how.value} ({why})")
+
+    # Operations of the control socket that are not about processes
+
+    def _ready(self, request: Object, _fds: list[int], pid: int) -> Object:
+        message = request.get("message")
+        if not isinstance(message, str):
+            raise InvalidArgument("message: must be text")
+        for service in self._services.values():
+            if service.pid == pid:
+                service.told_ready(message)
+                return {}
+        raise NotFound(f"pid {pid}: no service of auraed")
+
+    def _status(self, _request: Object, _fds: list[int], _pid: int) -> Object:
+        status = Status(
+            version=VERSION,
+            boot_id=Path("/proc/sys/kernel/random/boot_id").read_text().strip(),
+            steps=tuple(self._steps),
+            services=tuple(service.report() for service in self._services.values()),
+        )
+        return wire.status_to_object(status)
+
+    def _shutdown(self, request: Object, _fds: list[int], _pid: int) -> Object:
+        try:
+            how = How(request.get("how", ""))
+        except ValueError as error:
+            names = ", ".join(how.value for how in How)
+            raise InvalidArgument(f"how: must be one of {names}") from error
+        self._go_down(how, "asked for")
+        return {}
+
+
+def run() -> NoReturn:
+    """For PID 1 only."""
+    os.umask(0o022)
+    try:
+        console = open_console()
+    except OSError:
+        console = None
+    log = Log(console)
+    log.info(f"Aurae {VERSION}, Linux {os.uname().release} on {os.uname().machine}")
+    Machine(log).run()
+
+
+def _loopback_up() -> Done:
+    interface.up("lo")
+    return Done()
+
+
+def _memory() -> int:
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")

@@ -1,0 +1,118 @@
+"""The road down: one plan, whoever asked for it, and bounded in whole."""
+
+import os
+import signal
+import time
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Final
+
+from initd.linux import power, spawn
+from initd.linux.mount import umount
+from initd.log import Log
+from initd.loop import Loop
+from initd.processes.model import How
+from initd.processes.processes import Processes
+from initd.services import Service
+
+# Seconds that each part may take; what does not end in them is killed.
+DRAIN: Final = 10.0
+GRACE: Final = 10.0
+KILL: Final = 3.0
+WRITE: Final = 20.0
+
+_ACTIONS: Final = {
+    How.POWEROFF: power.Action.POWER_OFF,
+    How.REBOOT: power.Action.RESTART,
+    How.HALT: power.Action.HALT,
+}
+
+
+def stop_all(loop: Loop, log: Log, processes: Processes, services: Sequence[Service]) -> None:
+    """Refuse work, then end the first service (the API), the workloads and the other services."""
+    processes.close()
+    for service in services[:1]:
+        _end_service(loop, log, service)
+    living = list(processes.living())
+    if living:
+        _timed(log, f"stop {len(living)} processes", lambda: _end_processes(loop, log, processes))
+    for service in services[1:]:
+        _end_service(loop, log, service)
+
+
+def finish(log: Log, how: How) -> None:
+    """Write and unmount the file systems, and end the machine. Returns only where that fails."""
+    # Whatever is left, wherever it lives: nothing may write any more.
+    with suppress(ProcessLookupError):
+        os.kill(-1, signal.SIGKILL)
+    _timed(log, "file systems", lambda: _write_file_systems(log))
+    log.info({How.POWEROFF: "power off", How.REBOOT: "restart", How.HALT: "halted"}[how])
+    if log.console is not None:
+        log.console.flush()
+    power.reboot(_ACTIONS[how])
+
+
+def wait(loop: Loop, seconds: float, done: Callable[[], bool]) -> bool:
+    """Run the loop until `done`, at most so long; whether it was done."""
+    deadline = time.monotonic() + seconds
+    while not done():
+        left = deadline - time.monotonic()
+        if left <= 0:
+            return False
+        loop.turn(left)
+    return True
+
+
+def _end_service(loop: Loop, log: Log, service: Service) -> None:
+    service.terminate()
+
+    def run() -> None:
+        if not wait(loop, DRAIN, lambda: service.pid is None):
+            log.warning(f"{service.name}: did not end in {DRAIN:g} s: killed")
+            service.kill()
+            wait(loop, KILL, lambda: service.pid is None)
+
+    _timed(log, f"stop {service.name}", run)
+
+
+def _end_processes(loop: Loop, log: Log, processes: Processes) -> None:
+    for process in processes.living():
+        processes.stop(process.id, GRACE)
+    if wait(loop, GRACE, lambda: not processes.living()):
+        return
+    # The grace of each has ended by now, too: this is for what was being stopped with more.
+    processes.kill_all()
+    if not wait(loop, KILL, lambda: not processes.living()):
+        names = ", ".join(process.id for process in processes.living())
+        log.warning(f"still there after SIGKILL: {names}")
+
+
+def _write_file_systems(log: Log) -> None:
+    """In a child: a disk that answers no more blocks sync(2) for ever, but must not block us."""
+    child = spawn.in_child(_sync_and_unmount)
+    deadline = time.monotonic() + WRITE
+    while os.waitpid(child, os.WNOHANG)[0] == 0:
+        if time.monotonic() > deadline:
+            log.error(f"file systems: not written in {WRITE:g} s: going on without")
+            return
+        time.sleep(0.01)
+
+
+def _sync_and_unmount() -> None:
+    os.sync()
+    # Those of the kernel itself hold nothing to write.
+    lines = Path("/proc/self/mounts").read_text().splitlines()
+    fields = [line.split() for line in lines]
+    devices = [target for source, target, *_ in fields if source.startswith("/dev/")]
+    for target in reversed(devices):
+        if target != "/":
+            with suppress(OSError):
+                umount(target)
+    os.sync()
+
+
+def _timed(log: Log, name: str, run: Callable[[], None]) -> None:
+    began = time.monotonic()
+    run()
+    log.info(f"{name:<18}{(time.monotonic() - began) * 1000:6.0f} ms")
