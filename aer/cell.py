@@ -73,7 +73,9 @@ def list_cells(call: Call) -> int:
         output.show(
             node.config.output,
             answer,
-            lambda: output.table(forest.HEADERS, rows, forest.RIGHT) if answer.cells else [],
+            lambda: (
+                output.table(forest.HEADERS, rows, forest.RIGHT) if answer.cells else ["no cells"]
+            ),
         )
     return 0
 

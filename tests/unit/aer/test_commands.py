@@ -189,6 +189,7 @@ SAID = [
     ("cell start _system sleeper x", "_system/sleeper: started, pid 812, uid 1000, gid 100"),
     ("cell stop web sleeper", "web/sleeper: stopped"),
     ("cell wait web sleeper", "web/sleeper: ended with exit code 3"),
+    ("cell list", "no cells"),
     ("health check", "node: serving"),
     ("health check x.Y", "x.Y: serving"),
 ]
