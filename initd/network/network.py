@@ -29,14 +29,13 @@ from initd.network.desired import (
 )
 from initd.network.model import Address, LinkSettings, Origin, Route, Settings
 from initd.network.netlink import Reports, Requests
+from initd.network.pace import Pace
 from initd.network.port import Port, Surroundings
 from initd.network.resolver import resolv_conf
 from initd.network.store import Store, write_atomically
 
 log: Final = logging.getLogger(__name__)
 
-# What the kernel refused once is tried again after this; before that, only what is new.
-RETRY: Final = 30.0
 SYSCTLS: Final = Path("/proc/sys/net")
 
 
@@ -58,7 +57,7 @@ class Network:
         self._requests = Requests()
         self._reports = Reports()
         self._unsettled = True
-        self._refused: dict[Change, float] = {}
+        self._pace = Pace()
         self._seen: set[Address] = set()
         self._hostname: str | None = None
         self._shared = Surroundings(
@@ -96,11 +95,12 @@ class Network:
             if port.deadline is not None and port.deadline <= now:
                 port.tick(now)
                 self._unsettled = True
-        if any(again <= now for again in self._refused.values()):
+        if self._pace.deadline is not None and self._pace.deadline <= now:
             self._unsettled = True
 
     def _deadlines(self) -> Iterator[float]:
-        yield from self._refused.values()
+        if self._pace.deadline is not None:
+            yield self._pace.deadline
         for port in self._ports.values():
             if port.deadline is not None:
                 yield port.deadline
@@ -229,9 +229,7 @@ class Network:
         routes = self._requests.routes()
         for port in tuple(self._ports.values()):
             pending |= self._settle_port(port, routes, now)
-        # What is no longer wanted need not be tried again.
-        for change in self._refused.keys() - pending:
-            del self._refused[change]
+        self._pace.settled(pending, now)
         in_order = [self._ports[index] for index in sorted(self._ports)]
         text = resolv_conf(self._settings.nameservers, (port.source for port in in_order))
         try:
@@ -252,23 +250,25 @@ class Network:
         own_routes = [route for route in routes if route.link == link.index]
         want = wanted(link, port.settings, port.lease)
         needed = changes(link, want, addresses, own_routes)
-        for change in needed:
-            if self._refused.get(change, now) <= now:
-                self._apply(change, link.name, now)
-        return set(needed)
+        # Those that are done are not pending: their reports will say whether it helped.
+        return {
+            change
+            for change in needed
+            if not (self._pace.due(change, now) and self._apply(change, link.name, now))
+        }
 
-    def _apply(self, change: Change, name: str, now: float) -> None:
+    def _apply(self, change: Change, name: str, now: float) -> bool:
         try:
             self._requests.apply(change, now)
         except OSError as e:
-            if change not in self._refused:
+            if self._pace.failed(change, now) == 1:
                 log.warning("%s: %s: failed: %s", name, _told(change), e.strerror)
-            self._refused[change] = now + RETRY
-            return
-        self._refused.pop(change, None)
+            return False
+        self._pace.done(change, now)
         # A lease's address has been told of already; the renewed lifetime is nothing to tell.
         if not (isinstance(change, AddAddress) and change.address.origin is Origin.DHCP):
             log.info("%s: %s", name, _told(change))
+        return True
 
     def _tell_advertised(self, port: Port, addresses: list[Address]) -> None:
         by_router = {
