@@ -3,6 +3,7 @@
 import socket
 import threading
 from collections.abc import Callable
+from concurrent import futures
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from aer.client import Config, connect
 from runtime.identity.authority import Pair
 from runtime.identity.store import PairFiles
 
-from .conftest import NODE_NAME, Node, Result, issue, make_authority, serving
+from .conftest import NODE_NAME, Node, Result, issue, make_authority, servicer, serving
 
 Aer = Callable[..., Result]
 
@@ -32,6 +33,25 @@ def test_a_channel_of_the_configuration_reaches_the_node(home: Path) -> None:
     with connect(Config.load(home / ".aurae/config")) as channel:
         stub = discovery_pb2_grpc.DiscoveryServiceStub(channel)
         assert stub.Discover(discovery_pb2.DiscoverRequest(), timeout=10).version == "1.2.3"
+
+
+def test_a_unix_socket_needs_no_certificate(
+    aer: Aer, node: Node, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / ".aurae/config").write_text('[system]\nsocket = "../aurae.sock"')
+    server = grpc.server(futures.ThreadPoolExecutor(1))
+    base = discovery_pb2_grpc.DiscoveryServiceServicer
+    discovery_pb2_grpc.add_DiscoveryServiceServicer_to_server(servicer(base, node), server)
+    server.add_insecure_port(f"unix:{tmp_path}/aurae.sock")
+    server.start()
+    try:
+        for flags in ([], ["--socket", "./aurae.sock"], ["--socket", f"{tmp_path}/aurae.sock"]):
+            done = aer("discovery", "discover", *flags)
+            assert (done.status, done.err) == (0, "")
+            assert done.out.endswith("aurae.sock: auraed 1.2.3, healthy\n")
+    finally:
+        server.stop(grace=None).wait()
 
 
 def test_nothing_listens(aer: Aer) -> None:

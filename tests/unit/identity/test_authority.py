@@ -167,12 +167,43 @@ def test_a_leaf_signs_nothing(signer: Pair) -> None:
         svid.verify(eve + ann.certificate, signer.certificate)
 
 
+@pytest.mark.parametrize(
+    ("path_length", "uri", "said"),
+    [
+        (None, "spiffe://example.org", None),
+        (1, "spiffe://example.org", None),
+        (0, "spiffe://example.org", "longer than its authority allows"),
+        (1, "spiffe://other.org", "which is another authority"),
+    ],
+)
+def test_a_chain_is_as_long_as_its_authority_allows(
+    path_length: int | None, uri: str, said: str | None
+) -> None:
+    """ann → an intermediate of `uri` → a root of that path length."""
+    root, root_key = _signer("spiffe://example.org", path_length, None)
+    intermediate, key = _signer(uri, None, root_key)
+    chain = forged(Pair(intermediate, key), lambda builder: builder) + intermediate
+    if said is None:
+        assert svid.verify(chain, root).id == ANN
+        # The anchor may be the intermediate itself, too.
+        assert svid.verify(chain, intermediate).id == ANN
+        with pytest.raises(ValueError, match="not signed by the trust bundle"):
+            svid.verify(svid.certificates(chain)[0].public_bytes(PEM), root)
+    else:
+        with pytest.raises(ValueError, match=said):
+            svid.verify(chain, root)
+
+
 def test_a_key_belongs_to_its_certificate(signer: Pair) -> None:
     ann, other = issue(signer, ANN), issue(signer, ANN)
     svid.match_key(ann.certificate, ann.key)
     with pytest.raises(ValueError, match="of two pairs"):
         svid.match_key(ann.certificate, other.key)
 
+
+PEM = serialization.Encoding.PEM
+URI = x509.UniformResourceIdentifier
+DNS = x509.DNSName
 
 Change = Callable[[x509.CertificateBuilder], x509.CertificateBuilder]
 
@@ -213,8 +244,27 @@ def forged(signer: Pair, change: Change, *, names: list[x509.GeneralName] | None
     return builder.sign(signing, hashes.SHA256()).public_bytes(serialization.Encoding.PEM)
 
 
-URI = x509.UniformResourceIdentifier
-DNS = x509.DNSName
+def _signer(uri: str, path_length: int | None, above: bytes | None) -> tuple[bytes, bytes]:
+    """An authority's certificate and key; signed by the key `above`, or by itself."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    pem = key.private_bytes(PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    signing = serialization.load_pem_private_key(above or pem, None)
+    assert isinstance(signing, ec.EllipticCurvePrivateKey)
+    usage = {**USAGE, "digital_signature": False, "key_cert_sign": True}
+    certificate = (
+        x509.CertificateBuilder()
+        .subject_name(x509.Name([]))
+        .issuer_name(x509.Name([]))
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(datetime.now(UTC) - DAY)
+        .not_valid_after(datetime.now(UTC) + DAY)
+        .add_extension(x509.BasicConstraints(True, path_length), critical=True)
+        .add_extension(x509.KeyUsage(**usage), critical=True)
+        .add_extension(x509.SubjectAlternativeName([URI(uri)]), critical=True)
+        .sign(signing, hashes.SHA256())
+    )
+    return certificate.public_bytes(PEM), pem
 
 
 @pytest.mark.parametrize(
