@@ -23,6 +23,7 @@ def main() -> int:
     import logging
 
     from initd.version import VERSION
+    from runtime.cells.cgroups import Cgroups
     from runtime.server import log
     from runtime.server.server import serve
     from runtime.server.settings import Settings
@@ -30,7 +31,7 @@ def main() -> int:
     settings = Settings.from_cmdline(Path("/proc/cmdline").read_text())
     log.to_stderr(settings.log)
     try:
-        asyncio.run(serve(settings, VERSION))
+        asyncio.run(serve(settings, VERSION, Cgroups(settings.cgroups)))
     except OSError:
         logging.getLogger("runtime").exception("cannot serve")
         return 1

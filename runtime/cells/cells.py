@@ -166,7 +166,7 @@ class Cells:
                 "stop it first, or use another name"
             )
         spawn = _spawn(cell, executable, uid=uid, gid=gid)
-        if not Path(spawn.cwd).is_dir():
+        if not _is_folder(spawn.cwd):
             raise FailedPrecondition(
                 f"executable.working_directory: {spawn.cwd} is no folder on this node; make it "
                 "first"
@@ -360,6 +360,10 @@ def _spawn(cell: str, executable: Executable, *, uid: int, gid: int) -> Spawn:
             f"which takes {wire.REQUEST_LIMIT}; pass long data in a file"
         )
     return spawn
+
+
+def _is_folder(path: str) -> bool:
+    return Path(path).is_dir()
 
 
 def _subset(

@@ -7,7 +7,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
 
-from initd.logs.model import Entry, Header, entry_at, index_path, read_entries, read_header
+from initd.logs.model import HEADER, Entry, Header, entry_at, index_path, read_entries, read_header
 
 # A line longer than this comes in pieces of this size.
 MAX_LINE: Final = 64 * 1024
@@ -80,8 +80,10 @@ class Reader:
 
     def read(self) -> Read:
         """The next lines, at most `CHUNK` bytes of them; no items if there is nothing now."""
+        if (index := os.fstat(self._index)).st_size < HEADER.size:
+            return Read([])  # the writer is about to begin
         # Before the data: what is closed now has all of its data on file already.
-        closed = read_header(self._index).closed or os.fstat(self._index).st_nlink == 0
+        closed = read_header(self._index).closed or index.st_nlink == 0
         data = os.pread(self._data, CHUNK, self._offset)
         # After the data: only what still begins before our offset was not a hole.
         if read_header(self._index).start > self._offset:

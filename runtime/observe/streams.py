@@ -2,12 +2,13 @@
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator, Iterable, Mapping
-from contextlib import ExitStack
+from collections.abc import AsyncIterator, Iterable
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Final
 
 from initd.errors import NotFound
+from initd.linux import inotify
 from initd.processes.model import Process
 from runtime.observe.model import Line, Lost, Reader
 from runtime.observe.wakeups import Wakeups
@@ -83,42 +84,56 @@ class Streams:
     ) -> AsyncIterator[list[Item]]:
         """Output of a process in lists as they come, until it has ended."""
         folder = self._folder / str(process.serial)
-        try:
-            async for items in self._merged({name: folder / name for name in channels}, follow):
-                yield items
-        except FileNotFoundError as e:
-            raise NotFound(f"process {process.pid}: its output is forgotten") from e
-
-    async def daemon(self, *, follow: bool) -> AsyncIterator[list[Item]]:
-        """auraed's own log; without an end if followed."""
-        folder = self._folder / "auraed"
-        there = {name: folder / name for name in DAEMON if (folder / f"{name}.index").exists()}
-        async for items in self._merged(there, follow):
-            yield items
-
-    async def _merged(self, paths: Mapping[str, Path], follow: bool) -> AsyncIterator[list[Item]]:
         changed = asyncio.Event()
         with ExitStack() as stack:
-            sources = []
-            for channel, path in paths.items():
-                reader = stack.enter_context(Reader(path, channel))
-                # Watched before it is read: no change falls between.
-                stack.enter_context(self._wakeups.on(reader.index_path, changed))
-                sources.append(_Source(reader))
+            try:
+                sources = [self._source(stack, folder / channel, changed) for channel in channels]
+            except FileNotFoundError as e:
+                raise NotFound(f"process {process.pid}: its output is forgotten") from e
             while True:
                 changed.clear()
                 while items := _oldest(sources):
                     yield items
                 if all(source.ended for source in sources):
                     return
-                if not follow:
+                if follow:
+                    await changed.wait()
+                else:
                     for source in sources:
                         source.finish()
-                    continue
+
+    async def daemon(self, *, follow: bool) -> AsyncIterator[list[Item]]:
+        """auraed's own log; without an end if followed. Streams may begin later."""
+        folder = self._folder / "auraed"
+        sources: dict[str, _Source] = {}
+        changed = asyncio.Event()
+        with ExitStack() as stack:
+            try:
+                stack.enter_context(self._wakeups.on(folder, changed, inotify.CREATE))
+            except FileNotFoundError as e:
+                raise NotFound(f"{folder}: PID 1 keeps no log there") from e
+            while True:
+                changed.clear()
+                for channel in DAEMON:
+                    if channel not in sources:
+                        with suppress(FileNotFoundError):
+                            sources[channel] = self._source(stack, folder / channel, changed)
+                while items := _oldest(sources.values()):
+                    yield items
+                if not follow:
+                    return
                 await changed.wait()
 
+    def _source(self, stack: ExitStack, path: Path, changed: asyncio.Event) -> _Source:
+        """Open a stream until the stack unwinds. FileNotFoundError: there is none."""
+        reader = stack.enter_context(Reader(path, path.name))
+        # Watched before it is read: no change falls between.
+        written = inotify.MODIFY | inotify.DELETE_SELF
+        stack.enter_context(self._wakeups.on(reader.index_path, changed, written))
+        return _Source(reader)
 
-def _oldest(sources: list[_Source]) -> list[Item]:
+
+def _oldest(sources: Iterable[_Source]) -> list[Item]:
     """The next items in order of time, as long as every source that can be read takes part."""
     items: list[Item] = []
     ready = [source for source in sources if source.fill()]

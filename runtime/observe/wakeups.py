@@ -33,9 +33,11 @@ class Wakeups:
         os.close(self._fd)
 
     @contextmanager
-    def on(self, path: Path, event: asyncio.Event) -> Iterator[None]:
-        """Set `event` at each change of the file, or each new file in the folder."""
-        mask = inotify.MODIFY | inotify.CREATE | inotify.DELETE_SELF
+    def on(self, path: Path, event: asyncio.Event, mask: int) -> Iterator[None]:
+        """Set `event` whenever one of the changes in `mask` happens to the file or folder.
+
+        All who watch one path must ask for the same changes: the kernel keeps one mask.
+        """
         number = inotify.watch(self._fd, str(path), mask)
         self._sleepers.setdefault(number, set()).add(event)
         try:

@@ -6,9 +6,10 @@ from contextlib import asynccontextmanager
 from typing import Any, Final, TypeAlias
 
 import grpc
+from google.protobuf.message import DecodeError
 from grpc import StatusCode, aio
 
-from initd.errors import Unavailable
+from initd.errors import InvalidArgument, Unavailable
 from runtime.server import callers, errors
 
 # Seconds that a call may take where its caller gives no deadline.
@@ -34,6 +35,34 @@ STOPPING: Final = "the API is stopping; try again when it is back"
 # Generic in their stubs only.
 Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
 Context: TypeAlias = "aio.ServicerContext[Any, Any]"
+
+
+class _Unreadable:
+    """In the place of a request whose bytes are no message: gRPC itself would answer UNKNOWN."""
+
+
+def _decoder(decode: Callable[[bytes], Any] | None) -> Callable[[bytes], Any] | None:
+    if decode is None:
+        return None
+
+    def attempt(data: bytes) -> Any:
+        try:
+            return decode(data)
+        except DecodeError:
+            return _Unreadable()
+
+    return attempt
+
+
+def _readable(request: Any) -> Any:
+    if isinstance(request, _Unreadable):
+        raise InvalidArgument("request: its bytes are no such message; is the client of this API?")
+    return request
+
+
+async def _each(requests: AsyncIterator[Any]) -> AsyncIterator[Any]:
+    async for request in requests:
+        yield _readable(request)
 
 
 class Border(aio.ServerInterceptor):
@@ -89,11 +118,12 @@ class Border(aio.ServerInterceptor):
 
         async def unary(request: Any, context: Context) -> Any:
             async with self._crossing(method, context):
-                return await behaviour(request, context)
+                return await behaviour(_readable(request), context)
 
         async def stream(request: Any, context: Context) -> None:
             async with self._crossing(method, context, streaming=True):
-                answer = behaviour(request, context)
+                readable = _each(request) if handler.request_streaming else _readable(request)
+                answer = behaviour(readable, context)
                 if not hasattr(answer, "__aiter__"):
                     await answer
                     return
@@ -109,7 +139,7 @@ class Border(aio.ServerInterceptor):
         }[bool(handler.request_streaming), bool(handler.response_streaming)]
         wrapped: Handler = make(
             stream if handler.response_streaming else unary,
-            request_deserializer=handler.request_deserializer,
+            request_deserializer=_decoder(handler.request_deserializer),
             response_serializer=handler.response_serializer,
         )
         return wrapped

@@ -16,6 +16,9 @@ REMEDY: Final = "pass it at boot (SMBIOS, fw_cfg or initramfs); `aer pki` makes 
 # OpenSSL's X509_V_FLAG_NO_CHECK_TIME, which Python has no name for.
 NO_CHECK_TIME: Final = 0x200000
 
+# How a certificate begins its public key if that is Ed25519 (RFC 8410, sections 3 and 4).
+ED25519_KEY: Final = bytes.fromhex("302a300506032b6570032100")
+
 
 class Unusable(Exception):
     """A credential is missing or unusable. The message names it and the remedy."""
@@ -114,8 +117,8 @@ def _fact(error: Exception) -> str:
     return (reason or str(error)).replace("_", " ").lower()
 
 
-def _handshake(client: ssl.SSLContext, server: ssl.SSLContext) -> dict[str, Any]:
-    """The server's certificate as the client sees it, decoded."""
+def _handshake(client: ssl.SSLContext, server: ssl.SSLContext) -> ssl.SSLObject:
+    """The client's side after the handshake; it has the server's certificate."""
     there, back = ssl.MemoryBIO(), ssl.MemoryBIO()
     asking = client.wrap_bio(back, there)
     answering = server.wrap_bio(there, back, server_side=True)
@@ -125,13 +128,16 @@ def _handshake(client: ssl.SSLContext, server: ssl.SSLContext) -> dict[str, Any]
             side.do_handshake()
         except ssl.SSLWantReadError:
             continue
-    peer: dict[str, Any] | None = asking.getpeercert()
-    if not peer:
-        raise ssl.SSLError(1, "the handshake gave no certificate")
-    return peer
+    return asking
 
 
-def _identity(peer: dict[str, Any]) -> SpiffeId:
+def _identity(side: ssl.SSLObject) -> SpiffeId:
+    if ED25519_KEY in (side.getpeercert(binary_form=True) or b""):
+        raise Unusable(
+            f"credential {CERTIFICATE}: has an Ed25519 key, which gRPC's clients refuse; issue it "
+            "with `aer pki` for an ECDSA P-256 key"
+        )
+    peer: dict[str, Any] = side.getpeercert() or {}
     uris = [value for kind, value in peer.get("subjectAltName", ()) if kind == "URI"]
     if len(uris) != 1:
         raise Unusable(

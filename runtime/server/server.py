@@ -57,13 +57,13 @@ class Serving:
     parts: Parts
 
 
-async def serve(settings: Settings, version: str) -> None:
+async def serve(settings: Settings, version: str, cgroups: Cgroups) -> None:
     """Serve until SIGTERM or SIGINT, then drain."""
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    async with serving(settings, version, Cgroups(settings.cgroups)):
+    async with serving(settings, version, cgroups):
         await stop.wait()
         log.info("stopping")
     log.info("stopped")

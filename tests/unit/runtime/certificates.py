@@ -1,0 +1,74 @@
+"""Credentials for tests: those of a trust domain, and such as no authority of ours issues."""
+
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+
+from runtime.identity import authority
+from runtime.identity.authority import KeyType, Pair
+from runtime.identity.spiffe import SpiffeId
+
+TRUST_DOMAIN = "example.org"
+SERVER_NAME = "one.node.example.org"
+DAY = timedelta(days=1)
+
+
+def make_authority(trust_domain: str = TRUST_DOMAIN, kind: KeyType = KeyType.ECDSA_P256) -> Pair:
+    return authority.make_authority(trust_domain, authority.make_key(kind), validity=30 * DAY)
+
+
+def issue(signer: Pair, spiffe_id: str, *, dns_name: str | None = None) -> Pair:
+    return authority.issue(
+        signer,
+        SpiffeId.parse(spiffe_id),
+        authority.make_key(KeyType.ECDSA_P256),
+        dns_name=dns_name,
+        validity=DAY,
+    )
+
+
+def node_svid(signer: Pair) -> Pair:
+    return issue(signer, f"spiffe://{TRUST_DOMAIN}/node/one", dns_name=SERVER_NAME)
+
+
+def forge(signer: Pair, *uris: str, expired: bool = False) -> Pair:
+    """A certificate with any number of URIs, of any content."""
+    now = datetime.now(UTC)
+    key = ec.generate_private_key(ec.SECP256R1())
+    above = x509.load_pem_x509_certificate(signer.certificate)
+    above_key = serialization.load_pem_private_key(signer.key, None)
+    assert isinstance(above_key, ec.EllipticCurvePrivateKey)
+    builder = (
+        x509.CertificateBuilder()
+        .subject_name(x509.Name([]))
+        .issuer_name(above.subject)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - 2 * DAY)
+        .not_valid_after(now - DAY if expired else now + DAY)
+        .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
+    )
+    if uris:
+        names = [x509.UniformResourceIdentifier(uri) for uri in uris]
+        builder = builder.add_extension(x509.SubjectAlternativeName(names), critical=True)
+    certificate = builder.sign(above_key, hashes.SHA256())
+    return Pair(
+        certificate.public_bytes(serialization.Encoding.PEM),
+        key.private_bytes(
+            serialization.Encoding.PEM,
+            serialization.PrivateFormat.PKCS8,
+            serialization.NoEncryption(),
+        ),
+    )
+
+
+def write(folder: Path, node: Pair, bundle: bytes) -> Path:
+    """As PID 1 leaves them."""
+    folder.mkdir(exist_ok=True)
+    (folder / "aurae.node.crt").write_bytes(node.certificate)
+    (folder / "aurae.node.key").write_bytes(node.key)
+    (folder / "aurae.ca.crt").write_bytes(bundle)
+    return folder

@@ -1,0 +1,32 @@
+"""Runs the process owner of the initd tests until SIGTERM: `owner.py FOLDER`.
+
+What was asked of PID 1 that no process owner does is noted in `FOLDER/asked`, a JSON object a line.
+"""
+
+import json
+import signal
+import sys
+from pathlib import Path
+
+from initd.processes.wire import Object
+from tests.unit.initd.owner import Owner
+
+
+def main(folder: Path) -> None:
+    owner = Owner(folder)
+    stop: list[int] = []
+    signal.signal(signal.SIGTERM, lambda number, _: stop.append(number))
+
+    def note(request: Object, _fds: list[int], _pid: int) -> Object:
+        with (folder / "asked").open("a") as asked:
+            asked.write(json.dumps(request) + "\n")
+        return {}
+
+    owner.control._operations |= {"ready": note, "shutdown": note}
+    (folder / "owner-ready").touch()
+    while not stop:
+        owner.turn(0.05)
+    owner.close()
+
+
+main(Path(sys.argv[1]))

@@ -1,0 +1,118 @@
+"""What the node finds in its credentials before it listens."""
+
+from pathlib import Path
+
+import pytest
+from cryptography.hazmat.primitives import serialization
+
+from runtime.identity import authority
+from runtime.identity.authority import KeyType, Pair
+from runtime.identity.spiffe import SpiffeId
+from runtime.server import credentials
+from runtime.server.credentials import Unusable
+from tests.unit.runtime import certificates
+from tests.unit.runtime.certificates import DAY, forge, make_authority, node_svid, write
+
+NAMES = ("aurae.node.crt", "aurae.node.key", "aurae.ca.crt")
+
+
+@pytest.fixture(scope="module")
+def signer() -> Pair:
+    return make_authority()
+
+
+@pytest.fixture
+def folder(tmp_path: Path, signer: Pair) -> Path:
+    return write(tmp_path / "credentials", node_svid(signer), signer.certificate)
+
+
+def fault(folder: Path) -> str:
+    with pytest.raises(Unusable) as caught:
+        credentials.load(folder)
+    return str(caught.value)
+
+
+def test_a_usable_set_says_who_the_node_is(folder: Path) -> None:
+    found = credentials.load(folder)
+    assert str(found.identity) == "spiffe://example.org/node/one"
+    assert not found.expired
+    assert found.key == (folder / "aurae.node.key").read_bytes()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_missing_one_is_named_with_the_remedy(folder: Path, name: str) -> None:
+    (folder / name).unlink()
+    assert fault(folder).startswith(f"credential {name}: is missing; pass it at boot")
+
+
+@pytest.mark.parametrize("share", [0.0, 0.3, 0.9])
+@pytest.mark.parametrize("name", NAMES)
+def test_a_truncated_one_is_named_with_the_remedy(folder: Path, name: str, share: float) -> None:
+    content = (folder / name).read_bytes()
+    (folder / name).write_bytes(content[: int(len(content) * share)])
+    message = fault(folder)
+    assert message.startswith(f"credential {name}: ")
+    assert "aer pki" in message
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_damaged_one_is_named(folder: Path, name: str) -> None:
+    lines = (folder / name).read_text().splitlines()
+    lines[1] = lines[1][::-1]
+    (folder / name).write_text("\n".join(lines) + "\n")
+    assert fault(folder).startswith(f"credential {name}: ")
+
+
+def test_a_key_of_another_certificate_is_told(folder: Path, signer: Pair) -> None:
+    (folder / "aurae.node.key").write_bytes(node_svid(signer).key)
+    assert fault(folder).startswith("credential aurae.node.key: is not the key of aurae.node.crt")
+
+
+def test_an_encrypted_key_is_told_and_asks_nothing(folder: Path) -> None:
+    path = folder / "aurae.node.key"
+    key = serialization.load_pem_private_key(path.read_bytes(), None)
+    encrypted = key.private_bytes(
+        serialization.Encoding.PEM,
+        serialization.PrivateFormat.PKCS8,
+        serialization.BestAvailableEncryption(b"secret"),
+    )
+    path.write_bytes(encrypted)
+    assert fault(folder).startswith("credential aurae.node.key: is no unencrypted PEM key")
+
+
+def test_a_bundle_of_another_trust_domain_is_told(folder: Path) -> None:
+    (folder / "aurae.ca.crt").write_bytes(make_authority().certificate)
+    message = fault(folder)
+    assert message.startswith("credential aurae.node.crt: aurae.ca.crt does not vouch for it")
+
+
+def test_an_expired_certificate_is_used_all_the_same(folder: Path, signer: Pair) -> None:
+    old = forge(signer, "spiffe://example.org/node/one", expired=True)
+    write(folder, old, signer.certificate)
+    found = credentials.load(folder)
+    assert (str(found.identity), found.expired) == ("spiffe://example.org/node/one", True)
+
+
+def test_a_certificate_needs_exactly_one_uri(folder: Path, signer: Pair) -> None:
+    for uris in ((), ("spiffe://example.org/node/a", "spiffe://example.org/node/b")):
+        write(folder, forge(signer, *uris), signer.certificate)
+        assert f"has {len(uris)} URIs" in fault(folder)
+    write(folder, forge(signer, "https://example.org/"), signer.certificate)
+    assert "does not begin with spiffe://" in fault(folder)
+
+
+def test_an_authority_may_be_ed25519(tmp_path: Path) -> None:
+    signer = make_authority(kind=KeyType.ED25519)
+    folder = write(tmp_path / "ed", node_svid(signer), signer.certificate)
+    assert credentials.load(folder).identity.trust_domain == certificates.TRUST_DOMAIN
+
+
+def test_an_ed25519_certificate_of_the_node_is_refused(tmp_path: Path, signer: Pair) -> None:
+    pair = authority.issue(
+        signer,
+        SpiffeId.parse("spiffe://example.org/node/one"),
+        authority.make_key(KeyType.ED25519),
+        validity=DAY,
+    )
+    message = fault(write(tmp_path / "ed", pair, signer.certificate))
+    assert message.startswith("credential aurae.node.crt: has an Ed25519 key")

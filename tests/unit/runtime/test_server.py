@@ -1,0 +1,182 @@
+"""The API as a whole: health, reflection, discovery, limits, drain."""
+
+import stat
+from typing import Any, TypeAlias
+
+import grpc
+import pytest
+from aurae.cells.v0 import cells_pb2
+from aurae.discovery.v0 import discovery_pb2
+from aurae.node.v0 import node_pb2
+from aurae.observe.v0 import observe_pb2
+from google.protobuf.duration_pb2 import Duration
+from grpc import StatusCode
+from grpc_health.v1 import health_pb2
+from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
+
+from runtime.server.border import ALWAYS, UNLIMITED
+from runtime.server.services import NAMES
+from runtime.server.settings import Settings
+from tests.unit.runtime import node as nodes
+from tests.unit.runtime.node import DEADLINE, Node
+
+SERVING = health_pb2.HealthCheckResponse.SERVING
+NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
+Raw: TypeAlias = "grpc.UnaryUnaryMultiCallable[bytes, bytes]"
+RawStream: TypeAlias = "grpc.StreamStreamMultiCallable[bytes, bytes]"
+PROTOS = (cells_pb2, discovery_pb2, node_pb2, observe_pb2)
+
+
+def methods(descriptor: Any) -> set[str]:
+    return {
+        f"/{service.full_name}/{method.name}"
+        for service in descriptor.services_by_name.values()
+        for method in service.methods
+    }
+
+
+def test_the_table_has_every_service_of_the_protos_and_no_other() -> None:
+    described = {
+        service.full_name
+        for proto in PROTOS
+        for service in proto.DESCRIPTOR.services_by_name.values()
+    }
+    assert sorted(described) == list(NAMES)
+
+
+def test_the_tables_of_the_border_name_methods_that_exist() -> None:
+    known = set().union(*(methods(p.DESCRIPTOR) for p in (*PROTOS, health_pb2)))
+    assert known >= UNLIMITED | ALWAYS
+
+
+def test_health_is_told_for_each_service_and_the_node(node: Node) -> None:
+    for service in ("", *NAMES):
+        request = health_pb2.HealthCheckRequest(service=service)
+        assert node.health.Check(request, timeout=DEADLINE).status == SERVING
+    listed = node.health.List(health_pb2.HealthListRequest(), timeout=DEADLINE)
+    assert set(listed.statuses) == {"", *NAMES}
+    with pytest.raises(grpc.RpcError) as caught:
+        node.health.Check(health_pb2.HealthCheckRequest(service="none"), timeout=DEADLINE)
+    assert caught.value.code() is StatusCode.NOT_FOUND
+
+
+def test_discovery_tells_version_and_health(node: Node) -> None:
+    answer = node.discovery.Discover(discovery_pb2.DiscoverRequest(), timeout=DEADLINE)
+    assert (answer.healthy, answer.version) == (True, "1.2.3")
+
+
+def test_reflection_lists_every_service(node: Node) -> None:
+    stub = reflection_pb2_grpc.ServerReflectionStub(node.channel)
+    asked = iter([reflection_pb2.ServerReflectionRequest(list_services="")])
+    (answer,) = stub.ServerReflectionInfo(asked, timeout=DEADLINE)
+    listed = {service.name for service in answer.list_services_response.service}
+    assert listed > {*NAMES, "grpc.health.v1.Health"}
+
+
+def test_the_unix_socket_is_for_its_owner_only(node: Node) -> None:
+    mode = (node.folder / "aurae.sock").stat().st_mode
+    assert stat.S_ISSOCK(mode)
+    assert stat.S_IMODE(mode) == 0o600
+
+
+def test_an_unknown_method_is_unimplemented(node: Node) -> None:
+    call: Raw = node.channel.unary_unary("/aurae.cells.v0.CellService/Sell")
+    with pytest.raises(grpc.RpcError) as caught:
+        call(b"", timeout=DEADLINE)
+    assert caught.value.code() is StatusCode.UNIMPLEMENTED
+
+
+def test_bytes_that_are_no_message_are_refused(node: Node) -> None:
+    call: Raw = node.channel.unary_unary("/aurae.cells.v0.CellService/Allocate")
+    with pytest.raises(grpc.RpcError) as caught:
+        call(b"\xff\xff\xff", timeout=DEADLINE)
+    assert caught.value.code() is StatusCode.INVALID_ARGUMENT
+    stream: RawStream = node.channel.stream_stream(
+        "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo"
+    )
+    with pytest.raises(grpc.RpcError) as caught:
+        list(stream(iter([b"\xff\xff\xff"]), timeout=DEADLINE))
+    assert caught.value.code() is StatusCode.INVALID_ARGUMENT
+    assert node.list() == {}
+
+
+def test_a_message_of_ten_megabytes_is_refused(node: Node) -> None:
+    with pytest.raises(grpc.RpcError) as caught:
+        node.allocate("x" * 10_000_000)
+    assert caught.value.code() is StatusCode.RESOURCE_EXHAUSTED
+
+
+def test_shutdown_asks_pid_1(node: Node) -> None:
+    with pytest.raises(grpc.RpcError) as caught:
+        node.node.Shutdown(node_pb2.ShutdownRequest(), timeout=DEADLINE)
+    assert caught.value.code() is StatusCode.INVALID_ARGUMENT
+    assert (caught.value.details() or "").startswith("mode:")
+    for mode in ("POWEROFF", "REBOOT", "HALT"):
+        request = node_pb2.ShutdownRequest(mode=f"SHUTDOWN_MODE_{mode}")  # type: ignore[arg-type]
+        node.node.Shutdown(request, timeout=DEADLINE)
+    asked = [request["how"] for request in node.asked() if request["op"] == "shutdown"]
+    assert asked == ["poweroff", "reboot", "halt"]
+
+
+def test_pid_1_hears_where_the_api_serves(node: Node) -> None:
+    (ready,) = [request for request in node.asked() if request["op"] == "ready"]
+    assert ready["message"] == f"serving on {node.folder}/aurae.sock"
+
+
+def test_without_credentials_the_unix_socket_is_served_and_one_line_says_why(node: Node) -> None:
+    errors = [line for line in node.log.splitlines() if line.startswith("error: ")]
+    assert len(errors) == 1
+    assert "credential aurae.node.crt: is missing" in errors[0]
+    assert "aer pki" in errors[0]
+
+
+def test_a_drain_tells_watchers_ends_what_waits_and_lets_calls_finish(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> None:
+    folder = tmp_path_factory.mktemp("drain")
+    with nodes.owner(folder), nodes.client(folder) as there:
+        with nodes.api(folder) as process:
+            command = "trap '' TERM; echo one; while :; do sleep 0.05; done"
+            there.start(None, "deaf", command)
+            logs = iter(
+                there.observe.GetSubProcessStream(
+                    observe_pb2.GetSubProcessStreamRequest(executable_name="deaf"), timeout=DEADLINE
+                )
+            )
+            assert next(logs).item.line == "one"
+            watch = iter(there.health.Watch(health_pb2.HealthCheckRequest(), timeout=DEADLINE))
+            assert next(watch).status == SERVING
+            request = cells_pb2.CellServiceWaitRequest(executable_name="deaf")
+            wait = there.cells.Wait.future(request, timeout=DEADLINE)
+            stop = cells_pb2.CellServiceStopRequest(
+                executable_name="deaf", grace=Duration(seconds=600)
+            )
+            stopping = there.cells.Stop.future(stop, timeout=DEADLINE)
+            # Calls of one connection begin in order: when this one is answered, those have begun.
+            there.list()
+            process.terminate()
+            assert process.wait(DEADLINE) == 0
+        assert next(watch).status == NOT_SERVING
+        for call in (watch, logs):
+            with pytest.raises(grpc.RpcError) as caught:
+                next(call)
+            assert caught.value.code() is StatusCode.UNAVAILABLE
+        for future in (wait, stopping):
+            error = future.exception()
+            assert isinstance(error, grpc.RpcError)
+            assert error.code() is StatusCode.UNAVAILABLE
+            assert "stopping" in (error.details() or "")
+    assert "stopped" in there.log
+
+
+@pytest.mark.parametrize(
+    ("cmdline", "listen", "log"),
+    [
+        ("", "[::]:8080", "info"),
+        ("quiet aurae.listen=10.0.0.1:99 root=/dev/vda aurae.log=debug\n", "10.0.0.1:99", "debug"),
+        ("aurae.listen=a:1 aurae.listen=b:2", "b:2", "info"),
+    ],
+)
+def test_the_kernels_command_line_says_where_to_listen(cmdline: str, listen: str, log: str) -> None:
+    settings = Settings.from_cmdline(cmdline)
+    assert (settings.listen, settings.log) == (listen, log)
