@@ -77,8 +77,8 @@ def _name(config: Config) -> str:
 
 def _refused(config: Config) -> str:
     return (
-        f"the node may not accept {config.client_crt}: it must be an SVID of the node's trust "
-        "domain; see aer pki show"
+        f"is the node up? if it is, it may not accept {config.client_crt}, which must be an SVID "
+        "of its trust domain: aer pki show"
     )
 
 
