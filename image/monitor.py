@@ -73,22 +73,21 @@ class Monitor:
         return forwarded_port(str(table))
 
     def shutdown_reason(self) -> str | None:
-        """Why the guest stopped, as QEMU says (`guest-shutdown`, `guest-reset`…); None: it has not.
+        """Why the guest stopped, as QEMU said (`guest-shutdown`, `guest-reset`…) before its end.
 
-        Reads what QEMU has sent until now, or until its end if it has ended.
+        Call it when QEMU has ended; None: it said nothing.
         """
-        self._run(self._drain())
+        with contextlib.suppress(TimeoutError):
+            self._run(self._read_to_end())
         for event in self._client.events.history:
             if event.get("event") == "SHUTDOWN":
                 data = event.get("data")
                 return str(data.get("reason")) if isinstance(data, dict) else ""
         return None
 
-    async def _drain(self) -> None:
-        """Let the client read all that lies in the socket; a command's answer comes after it."""
-        if self._client.runstate is Runstate.RUNNING:
-            with contextlib.suppress(OSError, EOFError, QMPError):
-                await self._client.execute("query-status")
+    async def _read_to_end(self) -> None:
+        while self._client.runstate is Runstate.RUNNING:
+            await self._client.runstate_changed()
 
     def _run(self, work: Coroutine[Any, Any, T]) -> T:
         async def bounded() -> T:

@@ -36,7 +36,7 @@ PERSON: Final = "me"
 BOOT_SECONDS: Final = 180.0
 POWEROFF_SECONDS: Final = 60.0
 
-FIRST_COMMAND: Final = 'echo "hello from $AURAE_CELL on $(hostname)"; uname -sr; ps -o pid,args'
+FIRST_COMMAND: Final = 'echo "hello from $AURAE_CELL on $(hostname)"; uname -sr; uptime'
 
 
 class NodeError(Exception):
