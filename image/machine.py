@@ -52,7 +52,7 @@ class Credential:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Nic:
-    """A virtio network card on a user mode network of its own (DHCP, DNS, router advertisements).
+    """A network card on a user mode network of its own (DHCP, DNS, router advertisements).
 
     `forwarded` is a TCP port of the guest that a free port of 127.0.0.1 leads to; `address` is
     the guest's address there if it is not the one DHCP gives.
@@ -61,6 +61,7 @@ class Nic:
     forwarded: int | None = None
     address: str = ""
     mac: str = ""
+    model: str = "virtio-net-pci"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -228,7 +229,7 @@ def _network(number: int, nic: Nic) -> list[str]:
         # Port 0: the kernel chooses a free one, and the monitor tells which.
         netdev += f",hostfwd=tcp:127.0.0.1:0-{nic.address}:{nic.forwarded}"
     mac = f",mac={nic.mac}" if nic.mac else ""
-    return ["-netdev", netdev, "-device", f"virtio-net-pci,netdev=nic{number}{mac}"]
+    return ["-netdev", netdev, "-device", f"{nic.model},netdev=nic{number}{mac}"]
 
 
 def _drive(number: int, drive: Drive) -> list[str]:

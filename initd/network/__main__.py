@@ -15,11 +15,20 @@ from initd.network.network import Network, Places
 LEVELS: Final = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING}
 
 
+class Line(logging.Formatter):
+    """As PID 1 writes its own: it adds the time and the name of the service to what we say."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        line = super().format(record)
+        return f"{record.levelname.lower()}: {line}" if record.levelno >= logging.WARNING else line
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     places = Places(**_folders(sys.argv[1:] if arguments is None else arguments))
     command_line = places.cmdline.read_text()
-    # PID 1 adds the time and the name of the service to each line.
-    logging.basicConfig(stream=sys.stderr, format="%(message)s", level=_level(command_line))
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(Line())
+    logging.basicConfig(handlers=[handler], level=_level(command_line))
     signal.signal(signal.SIGTERM, _terminated)
     parsed = parse(command_line)
     for problem in parsed.problems:

@@ -152,6 +152,9 @@ class Client:
             self.lease = None
             yield from self._discover(now)
             return
+        ends = self.lease.expires
+        left = "without end" if ends is None else f"ends in {ends - now:.0f} s"
+        yield Note(f"going on with {self.lease.address} by DHCP, lease {left}")
         self._to(State.BOUND, self.lease.renew)
         if self._timer is not None and self._timer <= now:
             yield from self._renew(now)

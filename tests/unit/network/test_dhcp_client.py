@@ -284,10 +284,11 @@ def test_without_carrier_a_lease_ends_too() -> None:
     assert client.deadline is None
 
 
-def test_a_lease_of_a_former_run_goes_on_silently() -> None:
+def test_a_lease_of_a_former_run_goes_on_without_asking_anybody() -> None:
     lease = bound().lease
     client = Client(MAC, Random(2), lease=lease)
-    assert list(client.adopt(400.0)) == []
+    note = Note("going on with 192.0.2.50/24 by DHCP, lease ends in 600 s")
+    assert list(client.adopt(400.0)) == [note]
     assert client.lease == lease
     assert client.deadline == 500.0
 
