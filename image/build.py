@@ -203,6 +203,7 @@ def _make_tree(at: Places) -> None:
             ["depmod", "--basedir", tree, "--moduledir", "/usr/lib/modules", release]
         )
         kernel.keep_text_lists(tree / "usr/lib/modules" / release)
+    kernel.write_root_list(small / "usr/lib/modules" / release)
 
 
 def _lay_packages(at: Places) -> None:
@@ -220,7 +221,7 @@ def _make_initramfs(at: Places) -> None:
     micro = at.build / "initramfs-micro"
     modules = at.work / "initramfs/usr/lib/modules" / release
     initramfs.write_micro(at.root, modules, micro)
-    initramfs.write_with_root(micro, at.build / "root.erofs", at.build / "initramfs")
+    initramfs.write_with_root(at.workshop(), micro, at.build / "root.erofs", at.build / "initramfs")
 
 
 def _make_disk(at: Places) -> None:

@@ -66,7 +66,21 @@ def closure(
     return found
 
 
-def _program_headers(data: bytes) -> tuple[int, int, int]:
+def strip(path: Path) -> None:
+    """Cut off what is never loaded: the section headers, and symbols for debuggers behind them."""
+    data = bytearray(path.read_bytes())
+    table, size, count = _program_headers(data)
+    end = table + size * count
+    for number in range(count):
+        offset, length = struct.unpack_from("<8xQ16xQ", data, table + number * size)
+        end = max(end, offset + length)
+    # e_shoff; e_shentsize, e_shnum and e_shstrndx
+    struct.pack_into("<Q", data, 40, 0)
+    struct.pack_into("<HHH", data, 58, 0, 0, 0)
+    path.write_bytes(data[:end])
+
+
+def _program_headers(data: bytes | bytearray) -> tuple[int, int, int]:
     (table,) = struct.unpack_from("<Q", data, 32)
     size, count = struct.unpack_from("<HH", data, 54)
     return table, size, count

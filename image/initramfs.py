@@ -8,8 +8,10 @@ from typing import Final
 
 from image import elf, kernel, python
 from image.cpio import Archive
+from image.mkosi import Workshop
 
-ENTRY: Final = "import initd.initramfs"
+# initd.boot.modules is imported only where a root is on a disk.
+ENTRY: Final = "import initd.initramfs, initd.boot.modules"
 
 INIT: Final = f"""\
 #!/usr/bin/python3 -IS
@@ -74,23 +76,37 @@ def compiled_files(
     `prefix` is what the modules' paths lose there, `work` an empty folder for the results.
     """
     files = {}
-    for path in sorted(p for p in modules.values() if p.suffix == ".py"):
+    for path in sorted(p for p in modules.values() if p.suffix in (".py", ".pyc")):
         copied = work / path.relative_to(prefix)
         copied.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(path, copied)
         files[_inside(path, prefix).with_suffix(".pyc")] = copied.with_suffix(".pyc")
-    python.compile_tree(python_root, [work], prefix=work, legacy=True)
+    python.compile_in_place(python_root, [work], prefix=work)
     return files
 
 
-def write_with_root(micro: Path, erofs: Path, output: Path) -> None:
-    """Write the initramfs for a direct boot: the small one, and an archive with the root's file."""
-    with output.open("wb") as file:
-        with micro.open("rb") as content:
-            shutil.copyfileobj(content, file, 1 << 20)
+def write_with_root(build: Workshop, micro: Path, erofs: Path, output: Path) -> None:
+    """Write the initramfs for a direct boot: the small one, and an archive with the root's file.
+
+    The second is compressed by lz4, as that costs less time than loading and unpacking saves memory;
+    zstd costs a second under emulation. More archives may follow in the same file.
+    """
+    archived = build.folder / "root.cpio"
+    with archived.open("wb") as file:
         archive = Archive(file)
         archive.file(PurePosixPath("/root.erofs"), erofs, 0o600)
         archive.close()
+    compressed = build.folder / "root.cpio.lz4"
+    build.tool(["lz4", "-l", "-9", "-q", "-f", archived, compressed])
+    with output.open("wb") as file:
+        for part in (micro, compressed):
+            with part.open("rb") as content:
+                shutil.copyfileobj(content, file, 1 << 20)
+            # The kernel takes a chunk of no length for the end of lz4 data; and what follows begins
+            # at a multiple of 4.
+            file.write(b"\0" * (4 + -file.tell() % 4))
+    archived.unlink()
+    compressed.unlink()
 
 
 def select_modules(base: Path, target: Path) -> None:

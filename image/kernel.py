@@ -9,12 +9,15 @@ from typing import Final
 
 # What the root needs to be found and mounted: the initramfs has these and what they depend on.
 INITRAMFS: Final = (
-    # libcrc32c asks for crc32c by name when it is loaded, so no list of dependencies has it.
     *("erofs", "crc32c_generic", "virtio_blk", "virtio_scsi", "virtio_mmio", "sd_mod"),
     *("nvme", "ahci", "ata_piix", "usb-storage", "uas", "xhci-pci", "ehci-pci", "mmc_block"),
     *("sdhci-pci", "sdhci-acpi", "vmw_pvscsi", "hv_storvsc", "xen-blkfront", "megaraid_sas"),
     *("mpt3sas", "smartpqi", "sr_mod"),
 )
+
+# What the initramfs loads without looking at the hardware, in this order. libcrc32c asks for crc32c
+# by name when it is loaded, so no list of dependencies has it.
+FIRST: Final = ("crc32c_generic", "erofs")
 
 # Loaded at nearly every boot of a virtual machine, so kept as plain files, which load faster.
 PLAIN: Final = (
@@ -188,6 +191,17 @@ def copy(modules: Path, target: Path, patterns: Iterable[str]) -> None:
             shutil.copyfile(modules / path, destination)
     for name in ("modules.order", "modules.builtin", "modules.builtin.modinfo"):
         shutil.copyfile(modules / name, target / name)
+
+
+def write_root_list(folder: Path) -> None:
+    """After depmod: write `modules.root`, the files of `FIRST` and what they need, in load order."""
+    table = dependencies((folder / "modules.dep").read_text())
+    files: dict[str, None] = {}
+    for name in FIRST:
+        for path in (path for path in table if name_of(path) == name):
+            # modules.dep names first what is needed last.
+            files.update(dict.fromkeys((*reversed(table[path]), path)))
+    (folder / "modules.root").write_text("".join(f"{path}\n" for path in files))
 
 
 def keep_text_lists(target: Path) -> None:

@@ -27,12 +27,12 @@ OURS: Final = ("initd", "runtime", "aer", "aurae")
 # Of the standard library: tests, documentation, windows and editors, build-time programs, and
 # codecs of languages that the node does not speak.
 UNUSED: Final = re.compile(
-    r"(test|idlelib|ensurepip|tkinter|turtledemo|lib2to3|pydoc_data|venv|_pyrepl|curses|dbm|unittest"
+    r"(test|idlelib|ensurepip|tkinter|turtledemo|lib2to3|pydoc_data|venv|_pyrepl|curses|dbm"
     r"|xmlrpc|wsgiref|__phello__|__pycache__|config-3.*|EXTERNALLY-MANAGED|LICENSE\.txt"
     r"|turtle|pydoc|doctest|antigravity|this|sitecustomize|__hello__|pyclbr|tabnanny|webbrowser"
     r"|_sysconfigdata__x86_64-linux-gnu|_aix_support|_android_support|_apple_support|_ios_support"
     r"|_osx_support|mailbox|imaplib|poplib|smtplib|ftplib|nntplib|pstats|profile|cProfile|wave"
-    r"|rlcompleter|zipapp|trace|_pyio|_pydecimal)(\.py)?"
+    r"|rlcompleter|pdb|bdb|zipapp|trace|_pyio|_pydecimal)(\.py)?"
 )
 UNUSED_EXTENSION: Final = re.compile(
     r"(_test|xx|_xxtest|_ctypes_test|_curses|_dbm|_codecs_|_multibytecodec|_lsprof|readline).*\.so"
@@ -132,17 +132,26 @@ def sources_of_ours(project: Path) -> tuple[Path, ...]:
     return tuple(project / ("proto/gen/aurae" if name == "aurae" else name) for name in OURS)
 
 
-def compile_tree(
-    root: Path, folders: Iterable[Path], *, prefix: Path, legacy: bool = False
-) -> None:
+def compile_tree(root: Path, folders: Iterable[Path], *, prefix: Path) -> None:
     """Compile by the Python of `root`. `prefix` is what the files' paths lose on the node.
 
     The result is never compared with a source's time or content: a stale time costs ten seconds of
-    boot. `legacy` puts `x.pyc` in the place of `x.py`, which then may be removed.
+    boot.
     """
-    options: list[str | Path] = ["-q", "-f", "--invalidation-mode", "unchecked-hash"]
-    options += ["-s", prefix, "-p", "/", *(["-b"] if legacy else [])]
-    run(root, "-m", "compileall", *options, *folders)
+    _compile(root, *folders, "-s", prefix)
+
+
+def compile_in_place(root: Path, folders: Iterable[Path], *, prefix: Path) -> None:
+    """Put `x.pyc` in the place of every `x.py`: half the size, and fewer files to look for."""
+    folders = list(folders)
+    _compile(root, *folders, "-s", prefix, "-b")
+    for source in (source for folder in folders for source in folder.rglob("*.py")):
+        source.unlink()
+
+
+def _compile(root: Path, *arguments: str | Path) -> None:
+    options = ["-q", "-f", "-p", "/", "--invalidation-mode", "unchecked-hash"]
+    run(root, "-m", "compileall", *options, *arguments)
 
 
 def loaded_modules(root: Path, statement: str, path: Iterable[Path]) -> dict[str, Path]:
@@ -153,5 +162,9 @@ def loaded_modules(root: Path, statement: str, path: Iterable[Path]) -> dict[str
         "    file = getattr(module, '__file__', None)\n"
         "    if file and spec and spec.name == name: print(name, file)\n"
     )
-    lines = run(root, "-c", program, path=path).splitlines()
-    return {name: Path(file) for name, _, file in (line.partition(" ") for line in lines)}
+    found = {}
+    for line in run(root, "-c", program, path=path).splitlines():
+        name, _, file = line.partition(" ")
+        # A module that is frozen into Python says it comes from a source, even if that was removed.
+        found[name] = Path(file) if Path(file).exists() else Path(file).with_suffix(".pyc")
+    return found

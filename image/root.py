@@ -72,6 +72,14 @@ main()
 """
 
 
+# What the node runs on. A part of it that was pruned too far is found when the image is built.
+IMPORTED: Final = """
+import argparse, asyncio, ctypes, json, logging, multiprocessing, pickle, sqlite3, ssl, zipfile
+import google.protobuf.json_format, grpc.aio, grpc_health.v1.health, grpc_reflection.v1alpha
+import cryptography.x509, pyroute2, shtab, yaml
+"""
+
+
 def make(base: Path, root: Path, requirements: Path) -> None:
     """Fill the empty folder `root` with all but the packages of this project."""
     for name, mode in FOLDERS.items():
@@ -95,7 +103,10 @@ def make(base: Path, root: Path, requirements: Path) -> None:
     python.install_wheels(requirements, packages)
     copy_libraries(base, root)
     make_applets(root)
-    python.compile_tree(root, [root / python.STDLIB, packages], prefix=root)
+    python.compile_in_place(root, [root / python.STDLIB, packages], prefix=root)
+    for path in packages.rglob("*.so"):
+        elf.strip(path)
+    python.run(root, "-c", IMPORTED, path=[packages])
 
 
 def copy_libraries(base: Path, root: Path) -> None:

@@ -9,8 +9,7 @@ import struct
 import sys
 import time
 from collections.abc import Iterable, Mapping
-from fnmatch import fnmatchcase
-from typing import Final, NamedTuple
+from typing import Final
 
 from initd.linux import module
 from initd.linux.mount import MountFlag, mount
@@ -41,70 +40,19 @@ class RootError(Exception):
     """There is no root to hand over to."""
 
 
-class Modules(NamedTuple):
-    """What depmod says of the modules at hand."""
-
-    folder: str
-    # By name: the file and the files that it needs, paths below `folder`.
-    files: Mapping[str, tuple[str, ...]]
-    # Pattern and name.
-    aliases: tuple[tuple[str, str], ...]
-
-    @classmethod
-    def read(cls, folder: str) -> "Modules":
-        files = {}
-        for line in _lines(f"{folder}/modules.dep"):
-            path, _, needs = line.partition(":")
-            files[_module_name(path)] = (path, *needs.split())
-        aliases = []
-        for line in _lines(f"{folder}/modules.alias"):
-            keyword, _, rest = line.partition(" ")
-            pattern, _, name = rest.rpartition(" ")
-            if keyword == "alias":
-                aliases.append((pattern, name))
-        return cls(folder, files, tuple(aliases))
-
-    def names_for(self, modalias: str) -> list[str]:
-        """The modules that serve a device."""
-        bus = modalias.partition(":")[0] + ":"
-        return [
-            name
-            for pattern, name in self.aliases
-            if pattern.startswith(bus) and fnmatchcase(modalias, pattern)
-        ]
-
-    def order_for(self, name: str) -> list[str]:
-        """The files to load for a module: what it needs comes first. None if it is built in."""
-        return list(reversed(self.files.get(name, ())))
-
-    def load(self, name: str) -> None:
-        for path in self.order_for(name):
-            try:
-                module.load(f"{self.folder}/{path}")
-            except FileExistsError:
-                pass
-            except OSError as e:
-                # A driver that refuses its device (ENODEV) is no reason to stop: another may serve.
-                _log(f"module {name}: {e.strerror}")
-                return
-
-
 def main() -> None:
     """Never returns: becomes `/sbin/init` of the root, or ends with a message, which is a panic."""
     for fstype, target, flags, options in _MOUNTS:
         mount(fstype, target, fstype, flags, options)
     keep_credentials("/credentials", "/run/credentials/@system")
-    modules = Modules.read(f"/lib/modules/{os.uname().release}")
-    # crc32c is asked for by name, not as a dependency: without it erofs does not load.
-    for name in ("crc32c_generic", "erofs"):
-        modules.load(name)
+    load_root_modules(f"/usr/lib/modules/{os.uname().release}")
     try:
         with open("/proc/cmdline", encoding="utf-8", errors="replace") as file:
             wanted = root_of(file.read(), in_memory=os.path.exists(_ROOT_FILE))
         if wanted == _ROOT_FILE:
             mount_file(wanted)
         else:
-            wanted = wait_for(wanted, modules, PATIENCE)
+            wanted = wait_for(wanted, PATIENCE)
             mount(wanted, _SYSROOT, "erofs", MountFlag.RDONLY)
     except (RootError, OSError) as e:
         sys.exit(f"initramfs: cannot mount the root: {e}")
@@ -164,19 +112,29 @@ def keep_credentials(source: str, target: str) -> None:
         os.unlink(path)
 
 
-def wait_for(wanted: str, modules: Modules, patience: float) -> str:
+def load_root_modules(folder: str) -> None:
+    """Load what mounting any root takes. The list, in the order to load, was made with the image."""
+    for path in _lines(f"{folder}/modules.root"):
+        try:
+            module.load(f"{folder}/{path}")
+        except FileExistsError:
+            continue
+
+
+def wait_for(wanted: str, patience: float) -> str:
     """The device node of the wanted root, once it is there, loading drivers as hardware appears.
 
     Raises `RootError` when it does not appear in time.
     """
+    # Only here: a root that lies in the initramfs does without drivers, and boots faster for it.
+    from initd.boot.modules import Modules
+
     match = matcher(wanted)
+    modules = Modules()
     deadline = time.monotonic() + patience
-    seen: set[str] = set()
     while True:
-        for modalias in modaliases("/sys/devices") - seen:
-            seen.add(modalias)
-            for name in modules.names_for(modalias):
-                modules.load(name)
+        for problem in modules.for_devices()[1]:
+            _log(f"module {problem}")
         devices = block_devices("/sys/class/block")
         for device in devices:
             if match(device):
@@ -212,15 +170,6 @@ class matcher:  # noqa: N801 (a function with state)
                 return partition_uuid(device) == self._value
             case _:
                 return erofs_label(f"/dev/{device['DEVNAME']}") == self._value
-
-
-def modaliases(folder: str) -> set[str]:
-    """What the devices below a folder of sysfs say they are."""
-    found = set()
-    for path, _, files in os.walk(folder):
-        if "modalias" in files:
-            found.update(_lines(f"{path}/modalias"))
-    return found
 
 
 def block_devices(folder: str) -> list[dict[str, str]]:
@@ -310,10 +259,6 @@ def empty(folder: str, keep: Iterable[str]) -> None:
                 os.rmdir(path)
             else:
                 os.unlink(path)
-
-
-def _module_name(path: str) -> str:
-    return path.rpartition("/")[2].partition(".ko")[0].replace("-", "_")
 
 
 def _describe(device: Mapping[str, str]) -> str:
