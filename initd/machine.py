@@ -3,7 +3,6 @@
 import os
 import resource
 import signal
-import socket
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -13,12 +12,13 @@ from initd import shutdown
 from initd.boot import cgroups as tree
 from initd.boot import clock, credentials, identity, mounts, sysctls
 from initd.boot.cmdline import CommandLine, parse
+from initd.boot.hardware import Hardware
 from initd.boot.modules import Modules
 from initd.boot.plan import Done, Step, describe, run_plan
 from initd.console import open_console
 from initd.control import Control
 from initd.errors import InvalidArgument, NotFound
-from initd.linux import interface, power, spawn, uevent
+from initd.linux import interface, power, spawn
 from initd.log import Level, Log
 from initd.logs.budget import Budget
 from initd.logs.stream import Stream
@@ -57,10 +57,10 @@ class Machine:
         self._command_line = CommandLine()
         self._steps: list[StepReport] = []
         self._services: dict[str, Service] = {}
-        self._modules: Modules | None = None
         self._control: Control | None = None
         self._down: How | None = None
         self._buttons = PowerButtons(self._loop, self._button_pressed)
+        self._hardware = Hardware(self._loop, self._children, log, self._buttons.add)
         self._processes = Processes(
             self._loop,
             self._children,
@@ -143,9 +143,8 @@ class Machine:
         return Done()
 
     def _collect_credentials(self) -> Done:
-        self._modules = Modules()
         # What shows the firmware's strings in sysfs; no device asks for them.
-        _, missing = self._modules.load("dmi_sysfs", "qemu_fw_cfg")
+        _, missing = Modules().load("dmi_sysfs", "qemu_fw_cfg")
         found, problems = credentials.collect()
         return Done(" ".join(found) or "none", (*missing, *problems))
 
@@ -206,29 +205,11 @@ class Machine:
         return Done(" ".join(self._services))
 
     def _find_hardware(self) -> Done:
-        # Listening comes before looking: nothing that appears meanwhile is missed.
-        listener = uevent.listen()
-        self._loop.watch(listener.fileno(), lambda _: self._hear_devices(listener))
-        assert self._modules is not None
-        loaded, problems = self._modules.for_devices()
+        self._hardware.start()
         self._buttons.look()
-        return Done(" ".join(loaded), tuple(problems))
+        return Done()
 
     # What the loop calls
-
-    def _hear_devices(self, listener: socket.socket) -> None:
-        while (event := uevent.read(listener)) is not None:
-            if event.get("ACTION") != "add":
-                continue
-            modalias = event.get("MODALIAS")
-            if modalias and self._modules is not None:
-                loaded, problems = self._modules.for_aliases((modalias,))
-                if loaded:
-                    self._log.info(f"hardware: {' '.join(loaded)} for {event.get('DEVPATH')}")
-                for problem in problems:
-                    self._log.warning(f"hardware: {problem}")
-            if event.get("SUBSYSTEM") == "input" and "DEVNAME" in event:
-                self._buttons.add(Path("/dev", event["DEVNAME"]))
 
     def _button_pressed(self) -> None:
         self._go_down(How.POWEROFF, "power button")

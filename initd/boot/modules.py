@@ -44,19 +44,17 @@ class Aliases:
 class Modules:
     """The modules in `folder` (one kernel's). Each is loaded once, after what it needs."""
 
-    def __init__(self, folder: Path | None = None) -> None:
+    def __init__(self, folder: Path | None = None, sys: Path = _SYS) -> None:
         self._folder = folder or _MODULES / os.uname().release
+        self._loaded = sys / "module"
         self._paths: dict[str, tuple[str, ...]] = {}
         self._before: dict[str, list[str]] = {}
         self._done: set[str] = set()
         self._asked: set[str] = set()
         self._read()
 
-    def for_devices(self, sys: Path = _SYS) -> tuple[list[str], list[str]]:
-        """Load the modules of all devices there are; returns (names loaded, what was wrong)."""
-        return self.for_aliases(find_modaliases(sys))
-
     def for_aliases(self, modaliases: Iterable[str]) -> tuple[list[str], list[str]]:
+        """Load what devices need, each once; returns (names loaded, what was wrong)."""
         fresh = [alias for alias in modaliases if alias not in self._asked]
         self._asked.update(fresh)
         loaded: list[str] = []
@@ -85,6 +83,9 @@ class Modules:
         self._done.add(name)
         for other in self._before.get(name, ()):
             self._load(other, loaded, problems)
+        if (self._loaded / name / "initstate").exists():
+            # The kernel would unpack the file before it noticed.
+            return
         path, *needed = self._paths[name]
         for other in reversed(needed):
             self._load(module_name(other), loaded, problems)

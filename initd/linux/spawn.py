@@ -33,7 +33,7 @@ _Buffer = ctypes.Array[ctypes.c_char]
 
 class Spawner(Protocol):
     """Start `path`; returns the child's pid. `fds` maps its descriptors to ours, `cgroup` is an
-    open cgroup folder. OSError with the errno of execve(2), clone(2) or chdir(2)."""
+    open cgroup folder, without limits (see initd/processes/gate.py); None is ours. OSError with the errno of execve(2), clone(2) or chdir(2)."""
 
     def __call__(
         self,
@@ -43,7 +43,7 @@ class Spawner(Protocol):
         *,
         cwd: str,
         fds: Mapping[int, int],
-        cgroup: int,
+        cgroup: int | None,
     ) -> int: ...
 
 
@@ -58,7 +58,7 @@ def by_posix_spawn(
     *,
     cwd: str,
     fds: Mapping[int, int],
-    cgroup: int,
+    cgroup: int | None,
 ) -> int:
     """See `Spawner`."""
     pid = ctypes.c_int()
@@ -74,14 +74,16 @@ def by_posix_spawn(
 
 
 @contextmanager
-def _attributes(cgroup: int) -> Iterator[_Buffer]:
+def _attributes(cgroup: int | None) -> Iterator[_Buffer]:
     attributes = ctypes.create_string_buffer(_ROOM)
     signals = ctypes.create_string_buffer(_ROOM)
     _done(libc.posix_spawnattr_init(attributes))
     try:
-        flags = _SETSIGDEF | _SETSIGMASK | _SETSID | _SETCGROUP
+        flags = _SETSIGDEF | _SETSIGMASK | _SETSID
+        if cgroup is not None:
+            flags |= _SETCGROUP
+            _done(libc.posix_spawnattr_setcgroup_np(attributes, ctypes.c_int(cgroup)))
         _done(libc.posix_spawnattr_setflags(attributes, ctypes.c_short(flags)))
-        _done(libc.posix_spawnattr_setcgroup_np(attributes, ctypes.c_int(cgroup)))
         libc.sigemptyset(signals)
         _done(libc.posix_spawnattr_setsigmask(attributes, signals))
         libc.sigfillset(signals)
@@ -111,7 +113,7 @@ def by_fork(
     *,
     cwd: str,
     fds: Mapping[int, int],
-    cgroup: int,
+    cgroup: int | None,
 ) -> int:
     """See `Spawner`."""
     report, tell = os.pipe2(os.O_CLOEXEC)
@@ -141,6 +143,9 @@ def in_child(action: Callable[[], None]) -> int:
     if pid == 0:
         code = 1
         try:
+            # The parent's handlers and its wakeup pipe are not ours.
+            signal.set_wakeup_fd(-1)
+            _default_signals()
             action()
             code = 0
         finally:
@@ -155,17 +160,16 @@ def _become(
     *,
     cwd: str,
     fds: Mapping[int, int],
-    cgroup: int,
+    cgroup: int | None,
     tell: int,
 ) -> NoReturn:
     """In the child: never returns, never raises."""
     try:
         os.setsid()
-        procs = os.open("cgroup.procs", os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC, dir_fd=cgroup)
-        os.write(procs, f"{os.getpid()}\n".encode())
-        for number in signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}:
-            signal.signal(number, signal.SIG_DFL)
-        signal.pthread_sigmask(signal.SIG_SETMASK, ())
+        if cgroup is not None:
+            procs = os.open("cgroup.procs", os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC, dir_fd=cgroup)
+            os.write(procs, f"{os.getpid()}\n".encode())
+        _default_signals()
         os.chdir(cwd)
         for child, ours in fds.items():
             os.dup2(ours, child)
@@ -177,6 +181,12 @@ def _become(
         os.write(tell, b"22")
     finally:
         os._exit(127)
+
+
+def _default_signals() -> None:
+    for number in signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}:
+        signal.signal(number, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())
 
 
 @contextmanager

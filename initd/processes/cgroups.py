@@ -20,6 +20,10 @@ class Cgroups:
         """A descriptor of the folder, to spawn into; ours to close."""
         return os.open(self.root / path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
 
+    def enter(self, path: str, pid: int) -> None:
+        """Move a process, with all of its threads, into it."""
+        (self.root / path / "cgroup.procs").write_text(str(pid))
+
     def populated(self, path: str) -> bool:
         """Whether anything lives in it or below."""
         try:

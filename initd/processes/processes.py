@@ -2,7 +2,6 @@
 
 import errno
 import os
-import shutil
 import signal
 import time
 from collections.abc import Callable, Iterable, Mapping
@@ -23,6 +22,7 @@ from initd.logs.budget import Budget
 from initd.logs.pump import Pump
 from initd.logs.stream import Stream, make_pipe
 from initd.loop import Loop, Timer
+from initd.processes import gate
 from initd.processes.cgroups import Cgroups
 from initd.processes.children import Children, Ending
 from initd.processes.command import resolve
@@ -93,15 +93,13 @@ class Processes:
             undo.callback(self._cgroups.remove, spawn.cgroup)
             folder = self._logs / str(serial)
             folder.mkdir(parents=True, mode=0o700)
-            undo.callback(shutil.rmtree, folder, ignore_errors=True)
+            undo.callback(_remove, folder)
             with ExitStack() as theirs:
                 pumps, pipes = self._make_streams(folder, fds, undo, theirs)
                 null = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
                 theirs.callback(os.close, null)
-                leaf = self._cgroups.open(spawn.cgroup)
-                theirs.callback(os.close, leaf)
                 started = time.time_ns()
-                pid = self._execute(spawn, path, argv, {0: null, **pipes, **fds}, leaf)
+                pid = self._execute(spawn, path, argv, {0: null, **pipes, **fds})
             undo.pop_all()
         self._serial = serial
         process = Process(
@@ -202,17 +200,29 @@ class Processes:
         return tuple(pumps), pipes
 
     def _execute(
-        self, spawn: Spawn, path: str, argv: tuple[str, ...], fds: Mapping[int, int], leaf: int
+        self, spawn: Spawn, path: str, argv: tuple[str, ...], fds: Mapping[int, int]
     ) -> int:
-        name = spawn.argv[0]
+        """Start it beside us and move it into its leaf. See `gate` for why not at once."""
+        number = gate.descriptor(fds)
+        waiting, release = os.pipe2(os.O_CLOEXEC)
         try:
-            return self._spawner(path, argv, spawn.env, cwd=spawn.cwd, fds=fds, cgroup=leaf)
-        except FileNotFoundError as error:
-            raise NotFound(f"command {name}: its interpreter does not exist") from error
-        except OSError as error:
-            if error.errno == errno.ENOEXEC:
-                raise InvalidArgument(f"command {name}: not a program of this machine") from error
-            raise
+            pid = self._spawner(
+                gate.SHELL,
+                gate.command(number, path, argv, spawn.env),
+                spawn.env,
+                cwd=spawn.cwd,
+                fds={**fds, number: waiting},
+                cgroup=None,
+            )
+            try:
+                self._cgroups.enter(spawn.cgroup, pid)
+            except OSError:
+                os.kill(pid, signal.SIGKILL)
+                raise
+        finally:
+            os.close(waiting)
+            os.close(release)
+        return pid
 
     def _first_ended(self, owned: _Owned, ending: Ending) -> None:
         owned.ending = ending
@@ -283,4 +293,10 @@ class Processes:
         self._ended.pop(owned.process.id, None)
         for pump in owned.pumps:
             pump.close()
-        shutil.rmtree(owned.folder, ignore_errors=True)
+        _remove(owned.folder)
+
+
+def _remove(folder: Path) -> None:
+    for entry in list(folder.iterdir()):
+        entry.unlink()
+    folder.rmdir()

@@ -8,6 +8,7 @@ import pytest
 
 from initd.boot import credentials, modules, sysctls
 from initd.boot.cmdline import parse, words
+from initd.boot.hardware import urgency
 from initd.boot.plan import Done, Step, run_plan
 from initd.console import Console
 from initd.log import Level, Log
@@ -134,7 +135,7 @@ def tree(tmp_path: Path) -> modules.Modules:
     )
     (tmp_path / "modules.softdep").write_text("# x\nsoftdep r8169 pre: realtek post: other\n")
     (tmp_path / "modules.alias").write_text("alias virtio:d00000001v* virtio_net\n")
-    return modules.Modules(tmp_path)
+    return modules.Modules(tmp_path, tmp_path / "sys")
 
 
 def test_what_a_module_needs_is_loaded_first_and_once(tmp_path: Path, loaded: list[str]) -> None:
@@ -145,6 +146,21 @@ def test_what_a_module_needs_is_loaded_first_and_once(tmp_path: Path, loaded: li
     assert problems == []
     assert found.for_aliases(["virtio:d00000001v00001AF4"]) == ([], [])
     assert found.load("net-failover") == ([], [])
+
+
+def test_what_the_kernel_has_loaded_is_not_given_to_it_again(
+    tmp_path: Path, loaded: list[str]
+) -> None:
+    (tmp_path / "sys/module/failover").mkdir(parents=True)
+    (tmp_path / "sys/module/failover/initstate").touch()
+    tree(tmp_path).load("net_failover")
+    assert loaded == ["net-failover.ko.xz"]
+
+
+def test_network_devices_come_before_disks() -> None:
+    disk, button = "pci:v00008086d00002922sv1sd1bc01sc06i01", "acpi:PNP0C0C:"
+    network = "pci:v00008086d00001000sv1sd1bc02sc00i00"
+    assert sorted([disk, button, network], key=urgency) == [network, button, disk]
 
 
 def test_soft_dependencies_go_before(tmp_path: Path, loaded: list[str]) -> None:
