@@ -5,6 +5,7 @@ and asyncio, 20 MB of memory; see docs/decisions/0021-netlink.md. So the package
 side door: an empty module of its name and path, below which the submodules are found.
 """
 
+import struct
 import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -31,6 +32,7 @@ def _enter_pyroute2() -> None:
 
 _enter_pyroute2()
 
+from pyroute2.netlink.exceptions import NetlinkDecodeError  # noqa: E402
 from pyroute2.netlink.rtnl.ifaddrmsg import ifaddrmsg  # noqa: E402
 from pyroute2.netlink.rtnl.ifinfmsg import ifinfmsg  # noqa: E402
 from pyroute2.netlink.rtnl.rtmsg import rtmsg  # noqa: E402
@@ -242,8 +244,12 @@ def _network(text: str) -> IPNetwork:
 
 
 def _decoded(message_class: Any, data: bytes) -> Any:
+    """Raises ValueError where the bytes are no such message."""
     message = message_class(data)
-    message.decode()
+    try:
+        message.decode()
+    except (NetlinkDecodeError, struct.error) as e:
+        raise ValueError(f"netlink message of {len(data)} bytes: {e}") from e
     return message
 
 

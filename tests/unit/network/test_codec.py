@@ -85,6 +85,12 @@ def test_setting_a_link_up_leaves_its_other_flags() -> None:
     assert struct.unpack_from("=II", codec.set_link(7, up=None, mtu=1400, mac=None), 24) == (0, 0)
 
 
+@pytest.mark.parametrize("length", [0, 15, 16, 30, 34])
+def test_a_message_that_is_cut_off_is_refused(length: int) -> None:
+    with pytest.raises(ValueError, match="netlink message"):
+        codec.decode_link(link_report(NAME, MAC)[:length])
+
+
 def test_what_one_read_gave_is_split_into_messages() -> None:
     one, other = codec.dump_links(), codec.dump_addresses(7)
     assert list(codec.split(one + other)) == [one, other]
