@@ -8,14 +8,25 @@ MAKEFLAGS += --no-builtin-rules --no-print-directory
 BUILD := build
 VENV := $(BUILD)/venv
 PYTHON := $(VENV)/bin/python
+# What the host must have beside make and git. mkosi and its tools come with the build.
+HOST_PACKAGES := python3 python3-venv qemu-system-x86 ovmf uidmap zstd debian-archive-keyring \
+  $(shell . /etc/os-release 2>/dev/null; [ "$$ID" = debian ] || echo debootstrap)
+SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 PROTOS := $(shell find proto/aurae -name '*.proto' | sort)
 
 .PHONY: help
 help: ## Print this list
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' Makefile
 
+.PHONY: setup
+setup: ## Install what this host lacks, by apt-get (Debian 12 or 13, Ubuntu LTS)
+	@command -v apt-get > /dev/null || { echo "setup: this host has no apt-get: see to it that it has $(HOST_PACKAGES)"; exit 0; }; \
+	have=$$(dpkg-query --show --showformat '$${binary:Package} $${db:Status-Abbrev}\n' $(HOST_PACKAGES) 2>/dev/null | sed -n 's/\(:[a-z0-9]*\)\? ii *$$//p' || true); \
+	missing=$$(comm -23 <(printf '%s\n' $(HOST_PACKAGES) | sort) <(printf '%s\n' $$have | sort)); \
+	[ -z "$$missing" ] || { echo "==> installing" $$missing; $(SUDO) apt-get -qq update; $(SUDO) env DEBIAN_FRONTEND=noninteractive apt-get -qq install --yes --no-install-recommends $$missing; }
+
 # The environment is made again when its lock changes.
-$(VENV)/.locked: requirements/dev.txt
+$(VENV)/.locked: requirements/dev.txt | setup
 	@echo "==> Python environment ($(VENV))"
 	@rm -rf $(VENV)
 	@python3 -m venv $(VENV)
@@ -57,6 +68,11 @@ lock: env ## Renew the locked versions in requirements/
 	@$(VENV)/bin/uv pip compile --quiet --upgrade --generate-hashes --no-header --no-annotate --python-version 3.13 \
 	  --python-platform x86_64-manylinux_2_39 pyproject.toml --extra client -c requirements/dev.txt -o requirements/image.txt
 
+# Debian's packages are kept in AURAE_CACHE (~/.cache/aurae); FRESH=1 asks for today's.
+.PHONY: image
+image: env ## Build the image into build/ (FRESH=1: with today's Debian packages)
+	@$(PYTHON) -m image.build $(if $(FRESH),--fresh)
+
 .PHONY: boot
 boot: env ## Boot with the working tree's Python (BACKGROUND=1: return when the API answers)
 	@[ -e $(BUILD)/initramfs ] || $(MAKE) image
@@ -93,3 +109,7 @@ test: ## All of it: check, unit tests, image, tests against the booted image
 bench: env ## Measure, print a table, write build/bench.json (ARGS= for more)
 	@$(MAKE) image
 	@echo "==> measurements" && $(PYTHON) -m bench $(ARGS)
+
+.PHONY: clean
+clean: ## Remove build/ and the generated stubs; the cache of Debian's packages stays
+	@rm -rf $(BUILD) proto/gen
