@@ -33,7 +33,8 @@ _Buffer = ctypes.Array[ctypes.c_char]
 
 class Spawner(Protocol):
     """Start `path`; returns the child's pid. `fds` maps its descriptors to ours, `cgroup` is an
-    open cgroup folder, without limits (see initd/processes/gate.py); None is ours. OSError with the errno of execve(2), clone(2) or chdir(2)."""
+    open cgroup folder without limits (see initd/processes/gate.py), None is ours. OSError with the
+    errno of execve(2), clone(2) or chdir(2)."""
 
     def __call__(
         self,

@@ -1,3 +1,4 @@
+import errno
 import os
 import signal
 from pathlib import Path
@@ -200,20 +201,39 @@ def test_a_spawn_that_fails_leaves_nothing(
     assert owner.processes.spawn(sh("true"), {}).serial == 1
 
 
-def test_a_script_without_its_interpreter_says_so(owner: Owner, tmp_path: Path) -> None:
-    script = tmp_path / "script"
-    script.write_text("#!/no/such/interpreter\n")
-    script.chmod(0o755)
-    with pytest.raises(NotFound, match="its interpreter does not exist"):
-        owner.processes.spawn(sh("", argv=(str(script),)), {})
-
-
-def test_a_file_that_is_no_program_says_so(owner: Owner, tmp_path: Path) -> None:
+@pytest.mark.parametrize("content", [b"#!/no/such/interpreter\n", b"\x7fELF no"])
+def test_a_file_that_cannot_be_executed_says_so_in_its_output(
+    owner: Owner, tmp_path: Path, content: bytes
+) -> None:
     program = tmp_path / "program"
-    program.write_bytes(b"\x7fELF no")
+    program.write_bytes(content)
     program.chmod(0o755)
-    with pytest.raises(InvalidArgument, match="not a program of this machine"):
-        owner.processes.spawn(sh("", argv=(str(program),)), {})
+    owner.processes.spawn(sh("", argv=(str(program),)), {})
+    ended = owner.until_ended("web")
+    assert ended.code in (126, 127)
+    assert str(program).encode() in owner.output(ended, "stderr")
+
+
+def test_a_process_lies_in_its_leaf_before_its_command_runs(owner: Owner) -> None:
+    command = 'grep -c "^$$\\$" ' + str(owner.root / "web" / "cgroup.procs")
+    owner.processes.spawn(sh(command), {})
+    assert owner.output(owner.until_ended("web")) == b"1\n"
+
+
+def test_a_process_that_cannot_enter_its_leaf_is_not_left_running(
+    owner: Owner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pids: list[int] = []
+
+    def full(path: str, pid: int) -> None:
+        pids.append(pid)
+        raise OSError(errno.ENOSPC, "No space left on device", path)
+
+    monkeypatch.setattr(owner.cgroups, "enter", full)
+    with pytest.raises(OSError, match="No space"):
+        owner.processes.spawn(sh("sleep 1000"), {})
+    owner.until(lambda: not Path(f"/proc/{pids[0]}").exists())
+    assert owner.processes.list() == []
 
 
 def test_forget_drops_an_ended_process_and_its_output(owner: Owner) -> None:
