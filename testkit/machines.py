@@ -42,6 +42,8 @@ class Machine:
         self.qemu = qemu
         self.trust = trust
         self.config_file = qemu.files.folder / "config"
+        self.found: set[str] | None = None
+        """What `leftovers` said after the last test."""
         self._channel: grpc.Channel | None = None
         self._api: Api | None = None
         self._port = qemu.monitor.forwarded_port()
@@ -188,19 +190,19 @@ class Machines:
         return FirmwareBoot(disk=Drive(file=self.artifacts / "aurae.img"))
 
 
-# What a test may leave nothing of: cells' cgroups, processes in them, zombies, mounts. The check's
-# own leaf is left out by its name.
-OWN: Final = re.compile(r"_system(/_run-\d+)?$")
+# What a test may leave nothing of: cells' cgroups, processes in them, zombies, mounts. Few programs
+# and much output: to start one is slow under emulation.
 LEFTOVERS: Final = """
 cd /sys/fs/cgroup/aurae
-find . -mindepth 1 -type d | while read -r d; do echo "cgroup $d"; done
-grep -H aurae/ /proc/[0-9]*/cgroup 2>/dev/null | while read -r l; do echo "process $l"; done
-for s in /proc/[0-9]*/stat; do
-  read -r pid name state rest < $s 2>/dev/null && [ "$state" = Z ] && echo "zombie $pid $name"
-done
-cut -d ' ' -f 5 /proc/1/mountinfo | while read -r m; do echo "mount $m"; done
-true
+find . -mindepth 1 -type d
+echo --
+cat $(find . -mindepth 1 -name cgroup.procs ! -path './_system/_run-*')
+echo --
+cat /proc/[0-9]*/stat
+echo --
+cat /proc/1/mountinfo
 """
+OWN: Final = re.compile(r"\./_system(/_run-\d+)?")
 
 
 def leftovers(machine: Machine) -> set[str]:
@@ -214,8 +216,17 @@ def leftovers(machine: Machine) -> set[str]:
             for status in node.executables
             if status.state != pb.EXECUTABLE_STATE_ENDED
         }
-    seen = machine.system.read(LEFTOVERS).splitlines()
-    return found | {line for line in seen if not OWN.search(line)}
+    # Some processes end while they are looked at: cat fails then, and says the rest.
+    cgroups, processes, stats, mounts = machine.system.run(LEFTOVERS).stdout.split("--\n")
+    found |= {f"cgroup {path}" for path in cgroups.split() if not OWN.fullmatch(path)}
+    found |= {f"process {pid}" for pid in processes.split()}
+    found |= {f"zombie {line}" for line in stats.splitlines() if state(line) == "Z"}
+    return found | {f"mount {line.split()[4]}" for line in mounts.splitlines()}
+
+
+def state(stat: str) -> str:
+    """The state in a line of /proc/PID/stat, whose second field may hold anything."""
+    return stat.rpartition(") ")[2][:1]
 
 
 def clean(machine: Machine) -> None:
