@@ -5,7 +5,7 @@ import errno
 import logging
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -222,21 +222,31 @@ class Cells:
         for left, depth in zip(
             range(len(levels), 0, -1), sorted(levels, reverse=True), strict=True
         ):
-            await self._end(levels[depth], max(0.0, deadline - clock()) / left)
+            share = max(0.0, deadline - clock()) / left
+            if not await self._ended(levels[depth], share):
+                # Killed by now. Nobody needs the limits of a cell that goes.
+                for cell in subtree:
+                    self._cgroups.unthrottle(cell)
+                await self._end(levels[depth], 0)
 
     async def _end(self, processes: Sequence[Process], grace: float) -> None:
-        try:
-            async with asyncio.timeout(grace + MARGIN):
+        if not await self._ended(processes, grace, MARGIN):
+            raise Unavailable(
+                f"{title(*_names(processes[0]))}: was killed and has not ended {MARGIN:g} s later; it "
+                "is stuck in the kernel, or its cell has used up its CPU time; try again"
+            )
+
+    async def _ended(self, processes: Sequence[Process], grace: float, margin: float = 0.5) -> bool:
+        """Begin their end and wait for it, `margin` seconds longer than their grace."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(grace + margin):
                 for process in processes:
                     if process.state is not State.ENDED:
                         await self._processes.stop(process.id, grace)
                 for process in processes:
                     await self._processes.ended(process)
-        except TimeoutError as e:
-            raise Unavailable(
-                f"{title(*_names(processes[0]))}: was killed and does not end, so it is stuck in "
-                "the kernel; try again later"
-            ) from e
+                return True
+        return False
 
     async def _remove(self, name: str) -> None:
         if name not in self._cells:
