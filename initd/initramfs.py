@@ -127,13 +127,13 @@ def wait_for(wanted: str, patience: float) -> str:
     Raises `RootError` when it does not appear in time.
     """
     # Only here: a root that lies in the initramfs does without drivers, and boots faster for it.
-    from initd.boot.modules import Modules
+    from initd.boot.modules import Modules, find_modaliases
 
     match = matcher(wanted)
     modules = Modules()
     deadline = time.monotonic() + patience
     while True:
-        for problem in modules.for_devices()[1]:
+        for problem in modules.for_aliases(find_modaliases())[1]:
             _log(f"module {problem}")
         devices = block_devices("/sys/class/block")
         for device in devices:
