@@ -219,10 +219,8 @@ class Cells:
             cell = cell_of(process)
             if cell in subtree and cell is not None and process.state is not State.ENDED:
                 levels.setdefault(_depth(cell), []).append(process)
-        for left, depth in zip(
-            range(len(levels), 0, -1), sorted(levels, reverse=True), strict=True
-        ):
-            share = max(0.0, deadline - clock()) / left
+        for depth in sorted(levels, reverse=True):
+            share = max(0.0, deadline - clock()) / sum(1 for level in levels if level <= depth)
             if not await self._ended(levels[depth], share):
                 # Killed by now. Nobody needs the limits of a cell that goes.
                 for cell in subtree:
@@ -232,8 +230,8 @@ class Cells:
     async def _end(self, processes: Sequence[Process], grace: float) -> None:
         if not await self._ended(processes, grace, MARGIN):
             raise Unavailable(
-                f"{title(*_names(processes[0]))}: was killed and has not ended {MARGIN:g} s later; it "
-                "is stuck in the kernel, or its cell has used up its CPU time; try again"
+                f"{title(*_names(processes[0]))}: was killed, and {MARGIN:g} s later is still there; "
+                "its cell has used up its CPU time, or it is stuck in the kernel; try again"
             )
 
     async def _ended(self, processes: Sequence[Process], grace: float, margin: float = 0.5) -> bool:
