@@ -1,7 +1,7 @@
 """A DHCP server for tests: leases of seconds, and refusals at a word.
 
-`python dhcp_server.py LINK FOLDER ADDRESS`. FOLDER/behaviour holds a JSON object: `address`, `seconds`, and
-`answer`, one of `ack`, `nak`, `nothing`. FOLDER/heard gets a line for each message.
+`python dhcp_server.py LINK FOLDER ADDRESS`. FOLDER/behaviour holds a JSON object: `address`,
+`seconds`, and `answer`, one of `ack`, `nak`, `nothing`. FOLDER/heard gets a line for each message.
 """
 
 import json

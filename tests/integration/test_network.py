@@ -138,9 +138,11 @@ def test_a_lease_is_renewed_at_its_server_before_it_ends(plugged: Node) -> None:
     with own_server(plugged, seconds=8) as server:
         plugged.start()
         plugged.wait_for_line("address 10.78.0.50/24 by DHCP from 10.78.0.1, lease 8 s")
+        # The first one may be lost while the link comes up; there must be no further one.
+        sought = heard(server).count("DISCOVER from 0.0.0.0")
         renewals = "REQUEST from 10.78.0.50"
         plugged.wait("two renewals", lambda: heard(server).count(renewals) >= 2)
-        assert heard(server).count("DISCOVER from 0.0.0.0") == 1
+        assert heard(server).count("DISCOVER from 0.0.0.0") == sought
         assert "10.78.0.50/24" in plugged.ip("addr")
         assert "has ended" not in plugged.log
 
@@ -182,12 +184,13 @@ def test_with_the_cable_back_the_lease_is_confirmed(plugged: Node) -> None:
     with own_server(plugged, seconds=600) as server:
         plugged.start()
         plugged.wait_for_line("default route via 10.78.0.1")
+        sought = heard(server).count("DISCOVER from 0.0.0.0")
         plugged.router_ip("link", "set", "r-eth0", "down")
         plugged.wait_for_line("eth0: no carrier")
         assert "10.78.0.50/24" in plugged.ip("addr")
         plugged.router_ip("link", "set", "r-eth0", "up")
         plugged.wait("a request", lambda: heard(server)[-1] == "REQUEST from 0.0.0.0")
-        assert heard(server).count("DISCOVER from 0.0.0.0") == 1
+        assert heard(server).count("DISCOVER from 0.0.0.0") == sought
         assert "10.78.0.50/24" in plugged.ip("addr")
 
 
