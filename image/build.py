@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from image import disk, initramfs, kernel, mkosi, overlay, python, root, stages
+from image import debian, disk, initramfs, kernel, mkosi, overlay, python, root, stages
 from image.debian import NoMirrorError
 from image.mkosi import BuildError, Workshop
 from image.stages import Stage
@@ -73,7 +73,7 @@ def chain(at: Places) -> list[Stage]:
     return [
         Stage(
             "mkosi",
-            f"mkosi {mkosi.VERSION} from Debian {mkosi.debian.SUITE}",
+            f"mkosi {mkosi.VERSION} from Debian {debian.SUITE}",
             at.code("debian.py"),
             cached("mkosi"),
             lambda key: _from_cache(at, "mkosi", key, mkosi.fetch),

@@ -76,9 +76,11 @@ def acquire_settings(dump: Iterable[str], environment: Mapping[str, str]) -> str
     """
     wanted = re.compile(r"Acquire::(https?::|Check-|Retries|Max-|ForceIPv)")
     lines = [line for line in dump if wanted.match(line) and not line.endswith('"";')]
-    for scheme in ("http", "https"):
-        if proxy := environment.get(f"{scheme}_proxy"):
-            lines.append(f'Acquire::{scheme}::Proxy "{proxy}";')
+    lines += [
+        f'Acquire::{scheme}::Proxy "{environment[f"{scheme}_proxy"]}";'
+        for scheme in ("http", "https")
+        if environment.get(f"{scheme}_proxy")
+    ]
     return "".join(f"{line}\n" for line in [*lines, 'Acquire::Languages "none";'])
 
 

@@ -1,4 +1,4 @@
-"""The initramfs: Python's core, `initd.initramfs`, the modules that the root needs, and the root."""
+"""The initramfs: Python's core, `initd.initramfs`, the root's modules, and the root itself."""
 
 import shutil
 import tempfile
@@ -36,7 +36,7 @@ NODES: Final = (
 
 
 def write_micro(root: Path, modules: Path, output: Path) -> None:
-    """Write the initramfs without a root. `modules` is a folder `RELEASE/` that depmod was run on."""
+    """Write the initramfs without a root. `modules` is a folder of modules, named by release."""
     with output.open("wb") as file:
         archive = Archive(file)
         for name in FOLDERS:
@@ -61,8 +61,8 @@ def add_python(archive: Archive, root: Path) -> None:
     archive.symlink(PurePosixPath("/usr/bin/python3"), program.name)
     loader = PurePosixPath("/") / python.LOADER
     archive.symlink(PurePosixPath("/usr/lib64") / loader.name, f"../..{loader}")
-    for path in sorted({*libraries, *extensions, root / python.LOADER}):
-        archive.file(_inside(path, root), path)
+    for library in sorted({*libraries, *extensions, root / python.LOADER}):
+        archive.file(_inside(library, root), library)
     with tempfile.TemporaryDirectory(prefix="aurae-initramfs-") as name:
         for path, compiled in compiled_files(root, modules, root, Path(name)).items():
             archive.file(path, compiled)
@@ -88,8 +88,8 @@ def compiled_files(
 def write_with_root(build: Workshop, micro: Path, erofs: Path, output: Path) -> None:
     """Write the initramfs for a direct boot: the small one, and an archive with the root's file.
 
-    The second is compressed by lz4, as that costs less time than loading and unpacking saves memory;
-    zstd costs a second under emulation. More archives may follow in the same file.
+    The second is compressed by lz4: zstd would cost a second of boot under emulation. More archives
+    may follow in the same file.
     """
     archived = build.folder / "root.cpio"
     with archived.open("wb") as file:

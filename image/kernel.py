@@ -158,7 +158,7 @@ def dependencies(text: str) -> dict[str, tuple[str, ...]]:
 
 
 def name_of(path: str) -> str:
-    """A module's name from its file: `kernel/fs/erofs/erofs.ko.xz` is `erofs`; `_` and `-` are one."""
+    """`kernel/fs/erofs/erofs.ko.xz` is `erofs`; in names, `-` and `_` are one."""
     return path.rpartition("/")[2].partition(".ko")[0].replace("-", "_")
 
 
@@ -194,7 +194,7 @@ def copy(modules: Path, target: Path, patterns: Iterable[str]) -> None:
 
 
 def write_root_list(folder: Path) -> None:
-    """After depmod: write `modules.root`, the files of `FIRST` and what they need, in load order."""
+    """After depmod: write `modules.root`, the files of `FIRST` and their needs, in load order."""
     table = dependencies((folder / "modules.dep").read_text())
     files: dict[str, None] = {}
     for name in FIRST:

@@ -94,7 +94,7 @@ def install_wheels(requirements: Path, target: Path) -> None:
     for path in sorted(target.rglob("*")):
         if path.exists() and _UNUSED_IN_WHEELS.fullmatch(path.name):
             shutil.rmtree(path) if path.is_dir() else path.unlink()
-    # Says where the wheel was built and by which pip: nothing that is needed, and not the same twice.
+    # How the wheel came here: needed by nobody, and not the same twice.
     for name in ("RECORD", "INSTALLER", "REQUESTED", "direct_url.json"):
         for path in target.glob(f"*.dist-info/{name}"):
             path.unlink()
@@ -116,7 +116,7 @@ def install_wheel_of_ours(project: Path, target: Path) -> str:
         with zipfile.ZipFile(wheel) as archive:
             for member in archive.namelist():
                 top = member.partition("/")[0]
-                if top in OURS or top.endswith(".dist-info") and not member.endswith("/RECORD"):
+                if top in OURS or (top.endswith(".dist-info") and not member.endswith("/RECORD")):
                     archive.extract(member, target)
     return version_of_ours(target)
 

@@ -19,8 +19,11 @@ OPENED_BY_NAME: Final = ("libgcc_s.so.1",)
 
 # Applets of busybox that would be a second init, a package manager, or a way to log in.
 UNWANTED_APPLETS: Final = frozenset(
-    "init linuxrc halt poweroff reboot dpkg dpkg-deb rpm rpm2cpio ar getty login su sulogin "
-    "passwd adduser addgroup deluser delgroup setpriv busybox run-init switch_root".split()
+    (
+        *("init", "linuxrc", "halt", "poweroff", "reboot", "run-init", "switch_root", "getty"),
+        *("dpkg", "dpkg-deb", "rpm", "rpm2cpio", "ar", "login", "su", "sulogin", "passwd"),
+        *("adduser", "addgroup", "deluser", "delgroup", "setpriv", "busybox"),
+    )
 )
 
 LINKS: Final = {

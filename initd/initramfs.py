@@ -75,7 +75,7 @@ def mount_file(path: str) -> None:
 
 
 def move(source: str, target: str, chunk: int = 1 << 22) -> None:
-    """Move a file to another file system, from its end on, never holding more than a chunk twice."""
+    """Move a file to another file system, from its end on, holding no more than a chunk twice."""
     with open(source, "r+b", buffering=0) as old, open(target, "xb", buffering=0) as new:
         end = os.fstat(old.fileno()).st_size
         while end:
@@ -113,7 +113,7 @@ def keep_credentials(source: str, target: str) -> None:
 
 
 def load_root_modules(folder: str) -> None:
-    """Load what mounting any root takes. The list, in the order to load, was made with the image."""
+    """Load what mounting any root takes: a list in load order, made with the image."""
     for path in _lines(f"{folder}/modules.root"):
         try:
             module.load(f"{folder}/{path}")
@@ -176,10 +176,8 @@ def block_devices(folder: str) -> list[dict[str, str]]:
     """The properties of each block device (its `uevent`), and `DISK`, what a partition lies on."""
     devices = []
     for name in sorted(os.listdir(folder)):
-        properties = dict(
-            (key, value)
-            for key, _, value in (line.partition("=") for line in _lines(f"{folder}/{name}/uevent"))
-        )
+        lines = _lines(f"{folder}/{name}/uevent")
+        properties = {key: value for key, _, value in (line.partition("=") for line in lines)}
         if "DEVNAME" in properties:
             if properties.get("DEVTYPE") == "partition":
                 path = os.path.realpath(f"{folder}/{name}")

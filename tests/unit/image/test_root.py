@@ -1,0 +1,36 @@
+import re
+
+from image import python, root
+
+
+def test_the_root_has_no_second_init_and_no_package_manager() -> None:
+    assert root.applets(["sh", "init", "dpkg", "halt", "ls"]) == ["ls", "sh"]
+
+
+def test_links_lead_to_the_programs_they_stand_for() -> None:
+    assert root.LINKS["sbin"] == root.LINKS["bin"] == "usr/bin"
+    assert root.LINKS["etc/resolv.conf"] == "../run/aurae/resolv.conf"
+
+
+def test_init_is_python_alone_without_environment_or_site() -> None:
+    first = root.INIT.splitlines()[0]
+    assert first == "#!/usr/bin/python3 -IS"
+
+
+def test_no_account_has_a_password() -> None:
+    for line in root.FILES["etc/passwd"].splitlines():
+        assert re.fullmatch(r"[a-z]+:x:\d+:\d+:[^:]*:/[^:]*:/[^:]*", line)
+    assert "etc/shadow" not in root.FILES
+
+
+def test_only_whole_names_are_pruned_from_the_standard_library() -> None:
+    for name in ("test", "idlelib", "turtle.py", "config-3.13-x86_64-linux-gnu"):
+        assert python.UNUSED.fullmatch(name)
+    for name in ("testing.py", "traceback.py", "profiles", "asyncio", "this_one.py", "unittest"):
+        assert not python.UNUSED.fullmatch(name)
+
+
+def test_test_extensions_are_pruned_and_the_others_kept() -> None:
+    assert python.UNUSED_EXTENSION.fullmatch("_testcapi.cpython-313-x86_64-linux-gnu.so")
+    for name in ("_ctypes", "_ssl", "_sqlite3", "_decimal", "_queue"):
+        assert not python.UNUSED_EXTENSION.fullmatch(f"{name}.cpython-313-x86_64-linux-gnu.so")
