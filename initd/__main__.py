@@ -19,9 +19,12 @@ What it does is set by the kernel command line (aurae.*); see docs/architecture.
 def main() -> int:
     # The kernel hands parameters that it does not know to PID 1: they mean nothing here.
     if os.getpid() == 1:
-        from initd import machine
+        from initd import first
 
-        machine.run()
+        begun = first.begin()
+        from initd.machine import Machine
+
+        Machine(begun).run()
     match sys.argv[1:]:
         case ["--version"]:
             sys.stdout.write(f"auraed {VERSION}\n")

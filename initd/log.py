@@ -2,10 +2,14 @@
 
 import time
 from enum import IntEnum
+from typing import TYPE_CHECKING
 
 from initd.console import Console
-from initd.logs.budget import Budget
-from initd.logs.stream import Stream
+
+if TYPE_CHECKING:
+    # PID 1 logs before it has imported these.
+    from initd.logs.budget import Budget
+    from initd.logs.stream import Stream
 
 SOURCE = "auraed"
 
@@ -29,7 +33,7 @@ class Log:
         self._stream: Stream | None = None
         self._budget: Budget | None = None
 
-    def keep(self, stream: Stream, budget: Budget) -> None:
+    def keep(self, stream: "Stream", budget: "Budget") -> None:
         """From now on records go to `stream`, those of before first."""
         self._stream, self._budget = stream, budget
         for data in self._waiting or []:

@@ -1,5 +1,6 @@
 """PID 1 of a machine: all its parts, its plan, its loop and its end."""
 
+import functools
 import os
 import resource
 import signal
@@ -10,16 +11,13 @@ from typing import Final, NoReturn
 
 from initd import shutdown
 from initd.boot import cgroups as tree
-from initd.boot import clock, credentials, identity, mounts, sysctls
-from initd.boot.cmdline import CommandLine, parse
+from initd.boot import clock, identity, sysctls
 from initd.boot.hardware import Hardware
-from initd.boot.modules import Modules
 from initd.boot.plan import Done, Step, describe, run_plan
-from initd.console import open_console
 from initd.control import Control
 from initd.errors import InvalidArgument, NotFound
+from initd.first import Begun, start_service
 from initd.linux import interface, power, spawn
-from initd.log import Level, Log
 from initd.logs.budget import Budget
 from initd.logs.stream import Stream
 from initd.loop import Loop
@@ -31,7 +29,7 @@ from initd.processes.model import How, Process, Status, StepReport
 from initd.processes.operations import ProcessOperations
 from initd.processes.processes import Processes
 from initd.processes.wire import Object
-from initd.services import SERVICES, Service, command
+from initd.services import Service
 from initd.version import VERSION
 
 _LOGS: Final = Path("/run/aurae/logs")
@@ -47,20 +45,21 @@ _CONSOLE_TURN: Final = 0.05
 class Machine:
     """Built in the order of the plan: what needs a file system is made by the step that can."""
 
-    def __init__(self, log: Log) -> None:
-        self._log = log
+    def __init__(self, begun: Begun) -> None:
+        self._begun = begun
+        self._log = begun.log
         self._loop = Loop(self._failed)
         self._children = Children()
-        self._cgroups = Cgroups(tree.ROOT)
+        self._cgroups = Cgroups(Path(tree.ROOT))
         self._spawner = spawn.best()
         self._budget = Budget(_memory() // _LOG_SHARE)
-        self._command_line = CommandLine()
-        self._steps: list[StepReport] = []
+        self._command_line = begun.command_line
+        self._steps = list(begun.steps)
         self._services: dict[str, Service] = {}
         self._control: Control | None = None
         self._down: How | None = None
         self._buttons = PowerButtons(self._loop, self._button_pressed)
-        self._hardware = Hardware(self._loop, self._children, log, self._buttons.add)
+        self._hardware = Hardware(self._loop, self._children, self._log, self._buttons.add)
         self._processes = Processes(
             self._loop,
             self._children,
@@ -84,26 +83,23 @@ class Machine:
             time.sleep(3600)
 
     def _boot(self) -> None:
-        # The services' interpreters need a second of processor time: they start as soon as what
-        # they read is there, and the rest of the plan runs beside them.
-        for step in self._plan():
-            self._steps += run_plan((step,), self._log)
+        self._steps += run_plan(self._plan(), self._log)
+        # What ended before SIGCHLD was listened for; all children are known now.
+        self._children.reap()
 
     def _plan(self) -> tuple[Step, ...]:
+        """After those of `first`. The services are starting meanwhile: first what they wait for."""
         return (
-            Step("mounts", self._mount),
             Step("log", self._keep_log),
-            Step("cgroups", lambda: Done(problems=tuple(tree.make_tree()))),
-            Step("credentials", self._collect_credentials, optional=True),
+            Step("signals", self._watch_signals),
+            Step("supervision", self._watch_services),
+            Step("control socket", self._listen),
             Step("hostname", self._set_hostname),
             Step("loopback", _loopback_up),
             Step("clock", lambda: Done(clock.set_clock()), optional=True),
-            Step("signals", self._watch_signals),
-            Step("control socket", self._listen),
-            Step("services", self._start_services),
-            Step("machine id", lambda: Done(identity.set_machine_id()), optional=True),
+            Step("device events", self._hear_of_devices, optional=True),
             Step("sysctls", self._set_sysctls, optional=True),
-            Step("hardware", self._find_hardware, optional=True),
+            Step("machine id", lambda: Done(identity.set_machine_id()), optional=True),
         )
 
     def _turn(self) -> None:
@@ -128,25 +124,9 @@ class Machine:
 
     # Steps
 
-    def _mount(self) -> Done:
-        problems = mounts.mount_all()
-        mounts.make_folders()
-        self._command_line = parse(Path("/proc/cmdline").read_text())
-        self._log.level = self._command_line.level
-        if self._command_line.level > Level.DEBUG:
-            # The kernel's errors and worse stay on the console; all of it is in its own log.
-            Path("/proc/sys/kernel/printk").write_text("5 4 1 7")
-        return Done(problems=(*problems, *self._command_line.problems))
-
     def _keep_log(self) -> Done:
         self._log.keep(Stream(_OWN_LOGS / "initd"), self._budget)
         return Done()
-
-    def _collect_credentials(self) -> Done:
-        # What shows the firmware's strings in sysfs; no device asks for them.
-        _, missing = Modules().load("dmi_sysfs", "qemu_fw_cfg")
-        found, problems = credentials.collect()
-        return Done(" ".join(found) or "none", (*missing, *problems))
 
     def _set_hostname(self) -> Done:
         return Done(identity.set_hostname(self._command_line.hostname))
@@ -188,24 +168,28 @@ class Machine:
         )
         return Done(wire.SOCKET)
 
-    def _start_services(self) -> Done:
-        for name, module in SERVICES.items():
-            self._services[name] = Service(
+    def _watch_services(self) -> Done:
+        for name, pipe in self._begun.pipes.items():
+            service = Service(
                 name,
-                command(module),
+                functools.partial(start_service, name, pipe.write, self._spawner),
+                pipe.read,
                 loop=self._loop,
                 children=self._children,
                 cgroups=self._cgroups,
-                spawner=self._spawner,
                 log=self._log,
                 logs=_OWN_LOGS,
                 budget=self._budget,
             )
-            self._services[name].start()
+            self._services[name] = service
+            if name in self._begun.pids:
+                service.adopt(self._begun.pids[name])
+            else:
+                service.start()
         return Done(" ".join(self._services))
 
-    def _find_hardware(self) -> Done:
-        self._hardware.start()
+    def _hear_of_devices(self) -> Done:
+        self._hardware.start(self._begun.drivers)
         self._buttons.look()
         return Done()
 
@@ -239,7 +223,10 @@ class Machine:
         status = Status(
             version=VERSION,
             boot_id=Path("/proc/sys/kernel/random/boot_id").read_text().strip(),
-            steps=tuple(self._steps),
+            steps=tuple(
+                StepReport(name=step.name, milliseconds=step.milliseconds, error=step.error)
+                for step in self._steps
+            ),
             services=tuple(service.report() for service in self._services.values()),
         )
         return wire.status_to_object(status)
@@ -252,18 +239,6 @@ class Machine:
             raise InvalidArgument(f"how: must be one of {names}") from error
         self._go_down(how, "asked for")
         return {}
-
-
-def run() -> NoReturn:
-    """For PID 1 only."""
-    os.umask(0o022)
-    try:
-        console = open_console()
-    except OSError:
-        console = None
-    log = Log(console)
-    log.info(f"Aurae {VERSION}, Linux {os.uname().release} on {os.uname().machine}")
-    Machine(log).run()
 
 
 def _loopback_up() -> Done:

@@ -1,23 +1,36 @@
 """The cgroup tree: auraed beside what it runs."""
 
 import os
-from pathlib import Path
 from typing import Final
 
-ROOT: Final = Path("/sys/fs/cgroup")
+ROOT: Final = "/sys/fs/cgroup"
 OURS: Final = "auraed"
 CELLS: Final = "aurae"
 CONTROLLERS: Final = ("cpu", "cpuset", "memory", "pids", "io")
 
+# Shares of the processor, of 100 that others have: a busy cell must not hold up the API. Drivers
+# are not below that: starved, they would hold locks that everybody else waits for.
+WEIGHTS: Final = {"initd": 500, "runtime": 500, "network": 200, "hardware": 100}
 
-def make_tree(root: Path = ROOT) -> list[str]:
+
+def make_tree(root: str = ROOT) -> list[str]:
     """Make both trees and move PID 1 into its place; returns the controllers that are missing."""
-    (root / OURS / "initd").mkdir(parents=True, exist_ok=True)
-    (root / CELLS).mkdir(exist_ok=True)
+    for name in (f"{OURS}/initd", CELLS):
+        os.makedirs(f"{root}/{name}", exist_ok=True)
     # A cgroup with processes cannot hand controllers down; the root alone can.
-    (root / OURS / "initd/cgroup.procs").write_text(str(os.getpid()))
-    available = (root / "cgroup.controllers").read_text().split()
-    wanted = [name for name in CONTROLLERS if name in available]
-    for folder in (root, root / OURS, root / CELLS):
-        (folder / "cgroup.subtree_control").write_text(" ".join(f"+{name}" for name in wanted))
+    _write(f"{root}/{OURS}/initd/cgroup.procs", str(os.getpid()))
+    with open(f"{root}/cgroup.controllers") as file:
+        available = file.read().split()
+    wanted = " ".join(f"+{name}" for name in CONTROLLERS if name in available)
+    for folder in (root, f"{root}/{OURS}", f"{root}/{CELLS}"):
+        _write(f"{folder}/cgroup.subtree_control", wanted)
+    for name, weight in WEIGHTS.items():
+        os.makedirs(f"{root}/{OURS}/{name}", exist_ok=True)
+        if "cpu" in available:
+            _write(f"{root}/{OURS}/{name}/cpu.weight", str(weight))
     return [f"{name}: not in this kernel" for name in CONTROLLERS if name not in available]
+
+
+def _write(path: str, text: str) -> None:
+    with open(path, "w") as file:
+        file.write(text)

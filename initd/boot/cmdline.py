@@ -1,20 +1,20 @@
 """What the kernel command line asks of PID 1."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Final, NamedTuple
 
 from initd.log import Level
 
-_LEVELS = {"debug": Level.DEBUG, "info": Level.INFO, "warning": Level.WARNING}
+_LEVELS: Final = {"debug": Level.DEBUG, "info": Level.INFO, "warning": Level.WARNING}
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CommandLine:
+class CommandLine(NamedTuple):
     """Parameters that are not there have their default; mistakes are told in `problems`."""
 
     hostname: str = "aurae"
     level: Level = Level.INFO
-    sysctls: Mapping[str, str] = field(default_factory=dict)
+    sysctls: Mapping[str, str] = MappingProxyType({})
     problems: tuple[str, ...] = ()
 
 

@@ -3,12 +3,12 @@
 import binascii
 import os
 from collections.abc import Iterator
-from pathlib import Path
+from contextlib import suppress
 from typing import Final
 
-FOLDER: Final = Path("/run/credentials/@system")
-_SMBIOS: Final = Path("/sys/firmware/dmi/entries")
-_FW_CFG: Final = Path("/sys/firmware/qemu_fw_cfg/by_name/opt/io.systemd.credentials")
+FOLDER: Final = "/run/credentials/@system"
+_SMBIOS: Final = "/sys/firmware/dmi/entries"
+_FW_CFG: Final = "/sys/firmware/qemu_fw_cfg/by_name/opt/io.systemd.credentials"
 _TEXT: Final = b"io.systemd.credential:"
 _BINARY: Final = b"io.systemd.credential.binary:"
 _NAME_LIMIT: Final = 255
@@ -19,7 +19,7 @@ class BadCredential(ValueError):
 
 
 def collect(
-    folder: Path = FOLDER, smbios: Path = _SMBIOS, fw_cfg: Path = _FW_CFG
+    folder: str = FOLDER, smbios: str = _SMBIOS, fw_cfg: str = _FW_CFG
 ) -> tuple[list[str], list[str]]:
     """Write what the firmware gives into `folder`; returns (names written, what was wrong).
 
@@ -35,13 +35,13 @@ def collect(
             continue
         if credential is not None:
             found.setdefault(*credential)
-    for entry in sorted(fw_cfg.iterdir()) if fw_cfg.is_dir() else []:
+    for name in _list(fw_cfg):
         try:
-            found.setdefault(_checked(entry.name), (entry / "raw").read_bytes())
+            found.setdefault(_checked(name), _read(f"{fw_cfg}/{name}/raw"))
         except (BadCredential, OSError) as error:
             problems.append(f"fw_cfg credential {error}")
     for name, content in found.items():
-        _write(folder / name, content)
+        _write(f"{folder}/{name}", content)
     return sorted(found), problems
 
 
@@ -62,15 +62,15 @@ def parse(text: bytes) -> tuple[str, bytes] | None:
     return name, content
 
 
-def smbios_strings(entries: Path) -> Iterator[bytes]:
+def smbios_strings(entries: str) -> Iterator[bytes]:
     """The strings of all type 11 structures (SMBIOS specification, 7.12 OEM Strings).
 
     A structure is its formatted part, whose length is its second byte, and then its strings, each
     ended by a null, the last by two."""
-    folders = sorted(entries.glob("11-*"), key=lambda path: int(path.name.removeprefix("11-")))
-    for folder in folders:
+    numbers = [int(name[3:]) for name in _list(entries) if name.startswith("11-")]
+    for number in sorted(numbers):
         try:
-            raw = (folder / "raw").read_bytes()
+            raw = _read(f"{entries}/11-{number}/raw")
         except OSError:
             continue
         if len(raw) > 4:
@@ -87,8 +87,21 @@ def _checked(name: str) -> str:
     return name
 
 
-def _write(path: Path, content: bytes) -> None:
-    path.unlink(missing_ok=True)
+def _list(folder: str) -> list[str]:
+    try:
+        return sorted(os.listdir(folder))
+    except FileNotFoundError:
+        return []
+
+
+def _read(path: str) -> bytes:
+    with open(path, "rb") as file:
+        return file.read()
+
+
+def _write(path: str, content: bytes) -> None:
+    with suppress(FileNotFoundError):
+        os.unlink(path)
     fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o400)
     try:
         os.write(fd, content)

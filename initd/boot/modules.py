@@ -3,14 +3,12 @@
 import errno
 import os
 from collections.abc import Iterable, Iterator
-from fnmatch import fnmatchcase
-from pathlib import Path
 from typing import Final
 
 from initd.linux import module
 
-_MODULES: Final = Path("/usr/lib/modules")
-_SYS: Final = Path("/sys")
+_MODULES: Final = "/usr/lib/modules"
+_SYS: Final = "/sys"
 # As many characters as hold the bus and a PCI vendor. Patterns that agree so far share a bucket.
 _PREFIX: Final = 14
 
@@ -44,9 +42,9 @@ class Aliases:
 class Modules:
     """The modules in `folder` (one kernel's). Each is loaded once, after what it needs."""
 
-    def __init__(self, folder: Path | None = None, sys: Path = _SYS) -> None:
-        self._folder = folder or _MODULES / os.uname().release
-        self._loaded = sys / "module"
+    def __init__(self, folder: str = "", sys: str = _SYS) -> None:
+        self._folder = folder or f"{_MODULES}/{os.uname().release}"
+        self._loaded = f"{sys}/module"
         self._paths: dict[str, tuple[str, ...]] = {}
         self._before: dict[str, list[str]] = {}
         self._done: set[str] = set()
@@ -60,7 +58,7 @@ class Modules:
         loaded: list[str] = []
         problems: list[str] = []
         if fresh:
-            text = (self._folder / "modules.alias").read_text()
+            text = _read(f"{self._folder}/modules.alias")
             aliases = Aliases(text, (alias.partition(":")[0] for alias in fresh))
             for modalias in fresh:
                 for name in aliases.names(modalias):
@@ -83,14 +81,14 @@ class Modules:
         self._done.add(name)
         for other in self._before.get(name, ()):
             self._load(other, loaded, problems)
-        if (self._loaded / name / "initstate").exists():
+        if os.path.exists(f"{self._loaded}/{name}/initstate"):
             # The kernel would unpack the file before it noticed.
             return
         path, *needed = self._paths[name]
         for other in reversed(needed):
             self._load(module_name(other), loaded, problems)
         try:
-            module.load(str(self._folder / path))
+            module.load(f"{self._folder}/{path}")
         except FileExistsError:
             pass
         except OSError as error:
@@ -102,8 +100,8 @@ class Modules:
 
     def _read(self) -> None:
         try:
-            lines = (self._folder / "modules.dep").read_text().splitlines()
-            soft = (self._folder / "modules.softdep").read_text().splitlines()
+            lines = _read(f"{self._folder}/modules.dep").splitlines()
+            soft = _read(f"{self._folder}/modules.softdep").splitlines()
         except FileNotFoundError:
             # A kernel without modules.
             return
@@ -124,15 +122,14 @@ def module_name(path: str) -> str:
     return path.rpartition("/")[2].partition(".")[0].replace("-", "_")
 
 
-def find_modaliases(sys: Path = _SYS) -> list[str]:
+def find_modaliases(sys: str = _SYS) -> list[str]:
     """Of all devices on buses, and of input devices, which are on none."""
     found: dict[str, None] = {}
     folders = [f"{sys}/bus/{bus}/devices" for bus in _list(f"{sys}/bus")]
     for folder in [*folders, f"{sys}/class/input"]:
         for device in _list(folder):
             try:
-                with Path(folder, device, "modalias").open() as file:
-                    found[file.read().strip()] = None
+                found[_read(f"{folder}/{device}/modalias").strip()] = None
             except OSError:
                 continue
     found.pop("", None)
@@ -142,6 +139,9 @@ def find_modaliases(sys: Path = _SYS) -> list[str]:
 def matches(modalias: str, pattern: str) -> bool:
     """As fnmatch(3); only patterns with more than `*` pay for the general case."""
     if "[" in pattern or "?" in pattern:
+        # It brings regular expressions along, which little else here needs.
+        from fnmatch import fnmatchcase
+
         return fnmatchcase(modalias, pattern)
     first, *rest = pattern.split("*")
     if not rest:
@@ -168,3 +168,8 @@ def _list(folder: str) -> list[str]:
         return [entry.name for entry in os.scandir(folder)]
     except OSError:
         return []
+
+
+def _read(path: str) -> str:
+    with open(path, encoding="utf-8", errors="replace") as file:
+        return file.read()

@@ -1,18 +1,16 @@
 """File systems of the machine."""
 
+import os
 from collections.abc import Iterable
 from contextlib import suppress
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 from initd.linux.mount import MountFlag, mount
 
 NOSUID, NODEV, NOEXEC = MountFlag.NOSUID, MountFlag.NODEV, MountFlag.NOEXEC
 
 
-@dataclass(frozen=True, slots=True)
-class Mount:
+class Mount(NamedTuple):
     """`optional`: the machine goes on without it."""
 
     fstype: str
@@ -76,8 +74,8 @@ def mount_all(mounts: Iterable[Mount] = MACHINE) -> list[str]:
     for item in mounts:
         try:
             # A folder of a read-only root is there; one of a fresh file system is not.
-            if not Path(item.target).is_dir():
-                Path(item.target).mkdir()
+            if not os.path.isdir(item.target):
+                os.mkdir(item.target)
             if not _is_mount_point(item.target):
                 mount(item.fstype, item.target, item.fstype, item.flags, item.options)
         except OSError as error:
@@ -89,13 +87,13 @@ def mount_all(mounts: Iterable[Mount] = MACHINE) -> list[str]:
 
 def make_folders() -> None:
     for name, mode in FOLDERS:
-        Path(name).mkdir(parents=True, exist_ok=True)
+        os.makedirs(name, exist_ok=True)
         # Past the umask.
-        Path(name).chmod(mode)
+        os.chmod(name, mode)
     for name, target in LINKS:
         with suppress(FileExistsError):
-            Path(name).symlink_to(target)
+            os.symlink(target, name)
 
 
 def _is_mount_point(path: str) -> bool:
-    return Path(path).stat().st_dev != Path(path, "..").stat().st_dev
+    return os.stat(path).st_dev != os.stat(f"{path}/..").st_dev

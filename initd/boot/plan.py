@@ -2,22 +2,19 @@
 
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from initd.log import Log
-from initd.processes.model import StepReport
 
 
-@dataclass(frozen=True, slots=True)
-class Done:
+class Done(NamedTuple):
     """What a step has to say: one line, and what went wrong without stopping it."""
 
     text: str = ""
     problems: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class Step:
+class Step(NamedTuple):
     """`optional`: its failure is a warning. Without the others the machine is not what it should
     be, yet goes on with as much as works: PID 1 has nowhere to return to."""
 
@@ -26,11 +23,19 @@ class Step:
     optional: bool = False
 
 
-def run_plan(steps: Iterable[Step], log: Log) -> list[StepReport]:
+class Taken(NamedTuple):
+    """A step that was run; `error` is empty when it went well."""
+
+    name: str
+    milliseconds: float
+    error: str
+
+
+def run_plan(steps: Iterable[Step], log: Log) -> list[Taken]:
     return [_run(step, log) for step in steps]
 
 
-def _run(step: Step, log: Log) -> StepReport:
+def _run(step: Step, log: Log) -> Taken:
     began = time.monotonic()
     error = ""
     try:
@@ -45,7 +50,7 @@ def _run(step: Step, log: Log) -> StepReport:
     if error:
         tell = log.warning if step.optional else log.error
         tell(f"{step.name}: failed: {error}")
-    return StepReport(name=step.name, milliseconds=round(milliseconds, 1), error=error)
+    return Taken(step.name, round(milliseconds, 1), error)
 
 
 def describe(error: BaseException) -> str:

@@ -3,10 +3,12 @@
 import ctypes
 import fcntl
 import os
+from contextlib import suppress
 from typing import Final
 
 from initd.linux.libc import check, libc
 
+PIPE_SIZE: Final = 256 * 1024
 _SPLICE_F_MOVE: Final = 1
 _SPLICE_F_NONBLOCK: Final = 2
 _FALLOC_FL_KEEP_SIZE: Final = 1
@@ -31,5 +33,11 @@ def punch(file: int, offset: int, length: int) -> None:
     )
 
 
-def set_pipe_size(pipe: int, size: int) -> None:
-    fcntl.fcntl(pipe, fcntl.F_SETPIPE_SZ, size)
+def make_pipe() -> tuple[int, int]:
+    """(read end that does not block, write end), large enough for a burst."""
+    read, write = os.pipe2(os.O_CLOEXEC)
+    os.set_blocking(read, False)
+    # Past its user's soft limit, which root does not have, the pipe stays as large as it is.
+    with suppress(PermissionError):
+        fcntl.fcntl(read, fcntl.F_SETPIPE_SZ, PIPE_SIZE)
+    return read, write

@@ -3,8 +3,9 @@
 import os
 from collections.abc import Callable
 
+from initd.linux.splice import PIPE_SIZE
 from initd.logs.budget import Budget
-from initd.logs.stream import PIPE_SIZE, Stream
+from initd.logs.stream import Stream
 from initd.loop import Loop
 
 

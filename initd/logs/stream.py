@@ -2,7 +2,6 @@
 
 import os
 import time
-from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
@@ -19,7 +18,6 @@ from initd.logs.model import (
     index_path,
 )
 
-PIPE_SIZE: Final = 256 * 1024
 _PAGE: Final = 4096
 # How much of the data is looked through at once for newlines before it goes.
 _WINDOW: Final = 256 * 1024
@@ -118,13 +116,3 @@ def _punch(file: int, first: int, end: int) -> None:
     first, end = first // _PAGE * _PAGE, end // _PAGE * _PAGE
     if end > first:
         splice.punch(file, first, end - first)
-
-
-def make_pipe() -> tuple[int, int]:
-    """(read end that does not block, write end), large enough for a burst."""
-    read, write = os.pipe2(os.O_CLOEXEC)
-    os.set_blocking(read, False)
-    # Past its user's soft limit, which root does not have, the pipe stays as large as it is.
-    with suppress(PermissionError):
-        splice.set_pipe_size(read, PIPE_SIZE)
-    return read, write

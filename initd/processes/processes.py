@@ -18,9 +18,10 @@ from initd.errors import (
     Unavailable,
 )
 from initd.linux.spawn import Spawner
+from initd.linux.splice import make_pipe
 from initd.logs.budget import Budget
 from initd.logs.pump import Pump
-from initd.logs.stream import Stream, make_pipe
+from initd.logs.stream import Stream
 from initd.loop import Loop, Timer
 from initd.processes import gate
 from initd.processes.cgroups import Cgroups

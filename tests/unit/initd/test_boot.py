@@ -8,7 +8,7 @@ import pytest
 
 from initd.boot import credentials, modules, sysctls
 from initd.boot.cmdline import parse, words
-from initd.boot.hardware import urgency
+from initd.boot.drivers import urgency
 from initd.boot.plan import Done, Step, run_plan
 from initd.console import Console
 from initd.log import Level, Log
@@ -135,7 +135,7 @@ def tree(tmp_path: Path) -> modules.Modules:
     )
     (tmp_path / "modules.softdep").write_text("# x\nsoftdep r8169 pre: realtek post: other\n")
     (tmp_path / "modules.alias").write_text("alias virtio:d00000001v* virtio_net\n")
-    return modules.Modules(tmp_path, tmp_path / "sys")
+    return modules.Modules(str(tmp_path), str(tmp_path / "sys"))
 
 
 def test_what_a_module_needs_is_loaded_first_and_once(tmp_path: Path, loaded: list[str]) -> None:
@@ -176,7 +176,7 @@ def test_a_driver_without_its_device_is_no_problem_but_a_broken_one_is(
 
 
 def test_a_kernel_without_modules_loads_none(tmp_path: Path) -> None:
-    assert modules.Modules(tmp_path).load("virtio_net") == ([], [])
+    assert modules.Modules(str(tmp_path)).load("virtio_net") == ([], [])
 
 
 def test_the_modaliases_of_all_devices_are_found(tmp_path: Path) -> None:
@@ -184,7 +184,7 @@ def test_the_modaliases_of_all_devices_are_found(tmp_path: Path) -> None:
         (tmp_path / name).mkdir(parents=True)
         (tmp_path / name / "modalias").write_text(text)
     (tmp_path / "bus/acpi/devices/plain").mkdir(parents=True)
-    assert sorted(modules.find_modaliases(tmp_path)) == ["input:y", "pci:x"]
+    assert sorted(modules.find_modaliases(str(tmp_path))) == ["input:y", "pci:x"]
 
 
 class Firmware:
@@ -206,7 +206,7 @@ class Firmware:
         (self.fw_cfg / name / "raw").write_bytes(content)
 
     def collect(self) -> tuple[list[str], list[str]]:
-        return credentials.collect(self.folder, self.smbios, self.fw_cfg)
+        return credentials.collect(str(self.folder), str(self.smbios), str(self.fw_cfg))
 
     def content(self, name: str) -> bytes:
         return (self.folder / name).read_bytes()
@@ -238,7 +238,7 @@ def test_smbios_goes_before_fw_cfg_and_both_before_the_file(firmware: Firmware) 
 
 def test_without_firmware_there_are_none(firmware: Firmware, tmp_path: Path) -> None:
     nowhere = tmp_path / "nowhere"
-    assert credentials.collect(firmware.folder, nowhere, nowhere) == ([], [])
+    assert credentials.collect(str(firmware.folder), str(nowhere), str(nowhere)) == ([], [])
 
 
 @pytest.mark.parametrize(

@@ -5,9 +5,10 @@ from pathlib import Path
 import pytest
 
 from initd.linux import inotify
+from initd.linux.splice import make_pipe
 from initd.logs.budget import Budget
 from initd.logs.model import entry_at, entry_count, index_path, read_entries, read_header
-from initd.logs.stream import Stream, make_pipe
+from initd.logs.stream import Stream
 
 MIB = 1024 * 1024
 

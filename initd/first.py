@@ -1,0 +1,153 @@
+"""What PID 1 does before it has imported the rest of itself: it starts its services.
+
+Their interpreters take seconds on a slow machine, and need little: file systems, their cgroups,
+the credentials. So nothing here imports what those do not need; `pathlib`, `dataclasses` and `json`
+come after, while the services start.
+"""
+
+import os
+import sys
+from contextlib import ExitStack, suppress
+from typing import Final, NamedTuple
+
+from initd.boot import cgroups, credentials, drivers, mounts
+from initd.boot.cmdline import CommandLine, parse
+from initd.boot.modules import Modules
+from initd.boot.plan import Done, Step, Taken, run_plan
+from initd.console import open_console
+from initd.linux import prctl, splice
+from initd.linux.spawn import Spawner, best
+from initd.log import Level, Log
+from initd.version import VERSION
+
+# The module each one runs. They start together, and none needs the other; the first, which serves
+# callers, is the first to end.
+SERVICES: Final = {"runtime": "runtime.__main__", "network": "initd.network.__main__"}
+
+_ENVIRONMENT: Final = {
+    "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+    "HOME": "/root",
+    "LANG": "C.UTF-8",
+}
+# The kernel takes workloads first when memory ends.
+_OOM_SCORE: Final = "-900"
+
+
+class Pipe(NamedTuple):
+    """A service's output; both ends stay ours, so it outlives each run of the service."""
+
+    read: int
+    write: int
+
+
+class Begun(NamedTuple):
+    """What PID 1 goes on with. A service that did not start has no pid here."""
+
+    log: Log
+    command_line: CommandLine
+    steps: list[Taken]
+    pipes: dict[str, Pipe]
+    pids: dict[str, int]
+    drivers: drivers.Loading | None
+
+
+def begin() -> Begun:
+    """Never raises: what fails is logged, and the rest is tried."""
+    os.umask(0o022)
+    prctl.set_name("auraed")
+    try:
+        console = open_console()
+    except OSError:
+        # A machine without one.
+        console = None
+    log = Log(console)
+    log.info(f"Aurae {VERSION}, Linux {os.uname().release} on {os.uname().machine}")
+    beginning = _Beginning(log)
+    steps = run_plan(
+        (
+            Step("mounts", beginning.mount),
+            Step("cgroups", lambda: Done(problems=tuple(cgroups.make_tree()))),
+            Step("credentials", _collect_credentials, optional=True),
+            Step("services", beginning.start_services),
+            Step("hardware", beginning.load_drivers, optional=True),
+        ),
+        log,
+    )
+    return Begun(
+        log,
+        beginning.command_line,
+        steps,
+        beginning.pipes,
+        beginning.pids,
+        beginning.drivers,
+    )
+
+
+class _Beginning:
+    def __init__(self, log: Log) -> None:
+        self.command_line = CommandLine()
+        self.pipes: dict[str, Pipe] = {}
+        self.pids: dict[str, int] = {}
+        self.drivers: drivers.Loading | None = None
+        self._log = log
+
+    def mount(self) -> Done:
+        problems = mounts.mount_all()
+        mounts.make_folders()
+        with open("/proc/cmdline", encoding="utf-8", errors="replace") as file:
+            self.command_line = parse(file.read())
+        self._log.level = self.command_line.level
+        if self.command_line.level > Level.DEBUG:
+            # The kernel's warnings and worse stay on the console; its own log has all.
+            _write("/proc/sys/kernel/printk", "5 4 1 7")
+        return Done(problems=(*problems, *self.command_line.problems))
+
+    def start_services(self) -> Done:
+        problems = []
+        for name in SERVICES:
+            self.pipes[name] = Pipe(*splice.make_pipe())
+            try:
+                self.pids[name] = start_service(name, self.pipes[name].write, best())
+            except OSError as error:
+                problems.append(f"{name}: {error.strerror}")
+        return Done(" ".join(self.pids), tuple(problems))
+
+    def load_drivers(self) -> Done:
+        self.drivers = drivers.start()
+        return Done()
+
+
+def start_service(name: str, output: int, spawner: Spawner, root: str = cgroups.ROOT) -> int:
+    """Start a service in its cgroup; returns its pid. Raises OSError."""
+    with ExitStack() as opened:
+        null = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
+        opened.callback(os.close, null)
+        flags = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
+        leaf = os.open(f"{root}/{cgroups.OURS}/{name}", flags)
+        opened.callback(os.close, leaf)
+        argv = command(SERVICES[name])
+        fds = {0: null, 1: output, 2: output}
+        pid = spawner(argv[0], argv, _ENVIRONMENT, cwd="/", fds=fds, cgroup=leaf)
+    with suppress(OSError):
+        _write(f"/proc/{pid}/oom_score_adj", _OOM_SCORE)
+    return pid
+
+
+def command(module: str) -> tuple[str, ...]:
+    """-I: neither environment nor working folder has a say in what is imported. Without the site
+    module, and without runpy, which `-m` takes, an interpreter starts in two thirds of the time."""
+    packages = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+    code = f"import sys; sys.path.append({packages!r}); import {module} as m; sys.exit(m.main())"
+    return (sys.executable or "/usr/bin/python3", "-IS", "-c", code)
+
+
+def _collect_credentials() -> Done:
+    # What shows the firmware's strings in sysfs; no device asks for them.
+    _, missing = Modules().load("dmi_sysfs", "qemu_fw_cfg")
+    found, problems = credentials.collect()
+    return Done(" ".join(found) or "none", (*missing, *problems))
+
+
+def _write(path: str, text: str) -> None:
+    with open(path, "w") as file:
+        file.write(text)
