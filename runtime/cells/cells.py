@@ -230,8 +230,8 @@ class Cells:
     async def _end(self, processes: Sequence[Process], grace: float) -> None:
         if not await self._ended(processes, grace, MARGIN):
             raise Unavailable(
-                f"{title(*_names(processes[0]))}: was killed, and {MARGIN:g} s later is still there; "
-                "its cell has used up its CPU time, or it is stuck in the kernel; try again"
+                f"{title(*_names(processes[0]))}: was killed and is there {MARGIN:g} s later; its "
+                "cell has used up its CPU time, or it is stuck in the kernel; try again"
             )
 
     async def _ended(self, processes: Sequence[Process], grace: float, margin: float = 0.5) -> bool:

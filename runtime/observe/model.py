@@ -18,12 +18,16 @@ ENTRIES: Final = 256
 
 
 @dataclass(frozen=True, slots=True)
-class Line:
-    """One line without its newline, or a piece of a long one. Time: nanoseconds since the epoch."""
+class Lines:
+    """Lines that were written at one time, without their newlines; a long one in pieces.
+
+    Together, and not one by one: a hundred thousand lines are a hundred such values.
+    """
 
     channel: str
-    text: str
+    texts: list[str]
     time: int
+    """Nanoseconds since the epoch."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +41,7 @@ class Lost:
 class Read:
     """What one turn of reading gave. `end`: nothing more will ever come."""
 
-    items: list[Line | Lost]
+    items: list[Lines | Lost]
     end: bool = False
 
 
@@ -94,10 +98,10 @@ class Reader:
             return Read(list(self.rest()), end=True)
         return Read([])
 
-    def rest(self) -> Iterator[Line]:
+    def rest(self) -> Iterator[Lines]:
         """The last line, if it has no newline."""
         if self._pending:
-            yield self._line(self._pending, self._pending_at)
+            yield self._piece(self._pending, self._pending_at)
             self._pending = b""
 
     def _skip(self) -> Lost:
@@ -117,32 +121,39 @@ class Reader:
             header = again
         return header
 
-    def _lines(self, data: bytes) -> Iterator[Line]:
+    def _lines(self, data: bytes) -> Iterator[Lines]:
         at = self._pending_at if self._pending else self._offset
-        parts = (self._pending + data).split(b"\n")
+        data_and_before = self._pending + data
         self._offset += len(data)
-        self._newlines += len(parts) - 1
-        rest = parts.pop()
-        for part in parts:
-            yield from self._pieces(part, at)
-            at += len(part) + 1
+        self._newlines += data.count(b"\n")
+        end = data_and_before.rfind(b"\n") + 1
+        whole, rest = data_and_before[:end], data_and_before[end:]
+        yield from self._runs(whole, at)
+        at += end
         while len(rest) >= MAX_LINE:
-            yield self._line(rest[:MAX_LINE], at)
+            yield self._piece(rest[:MAX_LINE], at)
             rest, at = rest[MAX_LINE:], at + MAX_LINE
         self._pending, self._pending_at = rest, at
 
-    def _pieces(self, part: bytes, at: int) -> Iterator[Line]:
-        if len(part) <= MAX_LINE:
-            yield self._line(part, at)
-            return
-        for start in range(0, len(part), MAX_LINE):
-            yield self._line(part[start : start + MAX_LINE], at + start)
+    def _runs(self, whole: bytes, at: int) -> Iterator[Lines]:
+        """Whole lines, parted where the first line begins that was written later."""
+        position = 0
+        while position < len(whole):
+            time, until = self._entry_of(at + position)
+            stop = len(whole)
+            if until is not None and until - at <= stop:
+                stop = whole.find(b"\n", until - at - 1) + 1
+            yield Lines(self._channel, _texts(whole[position:stop]), time)
+            position = stop
 
-    def _line(self, line: bytes, at: int) -> Line:
-        return Line(self._channel, line.decode(errors="replace"), self._time(at))
+    def _piece(self, line: bytes, at: int) -> Lines:
+        return Lines(self._channel, [line.decode(errors="replace")], self._entry_of(at)[0])
 
-    def _time(self, at: int) -> int:
-        """When the byte at this offset was written. Offsets must not fall from call to call."""
+    def _entry_of(self, at: int) -> tuple[int, int | None]:
+        """When the byte at this offset was written, and the offset where later ones begin.
+
+        Offsets must not fall from call to call.
+        """
         while True:
             if self._entry + 1 >= len(self._entries):
                 # The current entry stays the first of the next block.
@@ -150,7 +161,19 @@ class Reader:
                 self._entries = read_entries(self._index, self._first, ENTRIES)
                 self._entry = 0
                 if len(self._entries) < 2:
-                    return self._entries[0].time if self._entries else 0
-            if self._entries[self._entry + 1].offset > at:
-                return self._entries[self._entry].time
+                    return (self._entries[0].time if self._entries else 0), None
+            if (following := self._entries[self._entry + 1].offset) > at:
+                return self._entries[self._entry].time, following
             self._entry += 1
+
+
+def _texts(lines: bytes) -> list[str]:
+    """Lines that each end with a newline."""
+    if len(lines) <= MAX_LINE:
+        # A newline ends every sequence of bytes that is no text, so all can be decoded at once.
+        return lines[:-1].decode(errors="replace").split("\n")
+    return [
+        line[start : start + MAX_LINE].decode(errors="replace")
+        for line in lines[:-1].split(b"\n")
+        for start in range(0, len(line) or 1, MAX_LINE)
+    ]

@@ -10,7 +10,7 @@ from typing import Final
 from initd.errors import NotFound
 from initd.linux import inotify
 from initd.processes.model import Process
-from runtime.observe.model import Line, Lost, Reader
+from runtime.observe.model import Lines, Lost, Reader
 from runtime.observe.wakeups import Wakeups
 from runtime.processes import Processes
 
@@ -18,7 +18,7 @@ from runtime.processes import Processes
 DAEMON: Final = ("initd", "network", "runtime")
 OUTPUTS: Final = ("stdout", "stderr")
 
-Item = Line | Lost
+Item = Lines | Lost
 
 
 class _Source:
@@ -52,7 +52,7 @@ class _Source:
     def time(self) -> int:
         """Where the first item belongs. What is lost comes before everything that is kept."""
         first = self._items[0]
-        return first.time if isinstance(first, Line) else 0
+        return first.time if isinstance(first, Lines) else 0
 
     def pop(self) -> Item:
         return self._items.popleft()

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from initd.logs.stream import Stream
-from runtime.observe.model import CHUNK, MAX_LINE, Line, Lost, Reader
+from runtime.observe.model import CHUNK, MAX_LINE, Lines, Lost, Reader
 
 
 @pytest.fixture
@@ -22,19 +22,19 @@ def reader(tmp_path: Path, written: Stream) -> Iterator[Reader]:
         yield reader
 
 
-def everything(reader: Reader) -> list[Line | Lost]:
+def everything(reader: Reader) -> list[Lines | Lost]:
     """Until there is nothing more for now."""
-    items: list[Line | Lost] = []
+    items: list[Lines | Lost] = []
     while (read := reader.read()).items:
         items += read.items
     return items
 
 
-def texts(items: list[Line | Lost]) -> list[str]:
-    return [item.text for item in items if isinstance(item, Line)]
+def texts(items: list[Lines | Lost]) -> list[str]:
+    return [text for item in items if isinstance(item, Lines) for text in item.texts]
 
 
-def lost(items: list[Line | Lost]) -> int:
+def lost(items: list[Lines | Lost]) -> int:
     return sum(item.lines for item in items if isinstance(item, Lost))
 
 
@@ -72,9 +72,31 @@ def test_each_line_has_the_time_of_the_chunk_it_began_in(
         written.write(b"%d\n" % number)
     written.write(b"begun ")
     written.write(b"ended\nnext\n")
-    lines = [item for item in everything(reader) if isinstance(item, Line)]
-    assert [line.time for line in lines] == [*range(1000, 1601), 1601]
-    assert lines[-2].text == "begun ended"
+    lines = [
+        (text, item.time)
+        for item in everything(reader)
+        if isinstance(item, Lines)
+        for text in item.texts
+    ]
+    assert lines[:600] == [(str(number), 1000 + number) for number in range(600)]
+    assert lines[600:] == [("begun ended", 1600), ("next", 1601)]
+
+
+def test_a_line_belongs_to_the_chunk_it_begins_in_wherever_chunks_end(
+    written: Stream, reader: Reader, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = iter(range(1000, 2000))
+    monkeypatch.setattr("time.time_ns", lambda: next(clock))
+    for chunk in (b"a\nb", b"b\n", b"c\nd\ne", b"e", b"e\nf\n", b"\n", b"g\n"):
+        written.write(chunk)
+    items = [item for item in everything(reader) if isinstance(item, Lines)]
+    assert [(item.time, item.texts) for item in items] == [
+        (1000, ["a", "bb"]),
+        (1002, ["c", "d", "eee"]),
+        (1004, ["f"]),
+        (1005, [""]),
+        (1006, ["g"]),
+    ]
 
 
 def test_a_long_line_comes_in_pieces(written: Stream, reader: Reader) -> None:
@@ -106,7 +128,7 @@ def test_what_is_dropped_under_a_slow_reader_is_counted(written: Stream, reader:
     line = b"x" * 99 + b"\n"
     for _ in range(5000):
         written.write(line)
-    first = reader.read().items
+    first = texts(reader.read().items)
     assert 0 < len(first) < 5000
     written.drop(300_000)
     written.drop(100_000)
@@ -118,8 +140,8 @@ def test_what_is_dropped_under_a_slow_reader_is_counted(written: Stream, reader:
 
 def test_one_turn_of_reading_is_bounded(written: Stream, reader: Reader) -> None:
     written.write(b"x\n" * CHUNK)
-    assert len(reader.read().items) == CHUNK // 2
-    assert len(everything(reader)) == CHUNK // 2
+    assert len(texts(reader.read().items)) == CHUNK // 2
+    assert len(texts(everything(reader))) == CHUNK // 2
 
 
 def test_a_stream_that_is_gone_ends(tmp_path: Path, written: Stream, reader: Reader) -> None:
