@@ -113,7 +113,7 @@ class _Beginning:
         return Done(" ".join(self.pids), tuple(problems))
 
     def load_drivers(self) -> Done:
-        self.drivers = drivers.start()
+        self.drivers = drivers.start(limit=0)
         return Done()
 
 

@@ -216,6 +216,7 @@ class Machine:
         for service in self._services.values():
             if service.pid == pid:
                 service.told_ready(message)
+                self._hardware.complete()
                 return {}
         raise NotFound(f"pid {pid}: no service of auraed")
 

@@ -15,6 +15,8 @@ from initd.linux import spawn
 _PROCS: Final = "/sys/fs/cgroup/auraed/hardware/cgroup.procs"
 # What one look has brought forth may need drivers in turn: a bus, its devices, their functions.
 _LOOKS: Final = 8
+# Paravirtual devices; the power button and what its keys come by.
+_FIRST: Final = ("virtio:", "acpi:PNP0C0C", "acpi:LNXPWRBN", "input:")
 _REPORT_LIMIT: Final = 64 * 1024
 
 
@@ -26,11 +28,11 @@ class Loading(NamedTuple):
     pipe: int
 
 
-def start(modaliases: Iterable[str] | None = None) -> Loading:
-    """For these devices, or for all there are."""
+def start(modaliases: Iterable[str] | None = None, *, limit: int = 2) -> Loading:
+    """For these devices, or for all there are, of an `urgency` up to `limit`."""
     read, write = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
     try:
-        pid = spawn.in_child(lambda: _work(modaliases, write))
+        pid = spawn.in_child(lambda: _work(modaliases, limit, write))
     except OSError:
         os.close(read)
         raise
@@ -52,15 +54,13 @@ def report(loading: Loading) -> tuple[str, list[str]]:
 
 
 def urgency(modalias: str) -> int:
-    """What a node is reached by comes first; disks last, for the root's own driver is there."""
-    if modalias.startswith("virtio:") or "bc02sc" in modalias:
+    """0: what a node is reached by, and its buttons. 2: disks, for the root's is there already."""
+    if "bc02sc" in modalias or modalias.startswith(_FIRST):
         return 0
-    if modalias.startswith("pci:") and "bc01sc" in modalias:
-        return 2
-    return 1
+    return 2 if "bc01sc" in modalias else 1
 
 
-def _work(modaliases: Iterable[str] | None, write: int) -> None:
+def _work(modaliases: Iterable[str] | None, limit: int, write: int) -> None:
     with open(_PROCS, "w") as procs:
         procs.write(str(os.getpid()))
     modules = Modules()
@@ -68,6 +68,7 @@ def _work(modaliases: Iterable[str] | None, write: int) -> None:
     problems: list[str] = []
     for _ in range(_LOOKS):
         wanted = find_modaliases() if modaliases is None else modaliases
+        wanted = [modalias for modalias in wanted if urgency(modalias) <= limit]
         names, wrong = modules.for_aliases(sorted(wanted, key=urgency))
         loaded += names
         problems += wrong

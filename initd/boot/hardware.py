@@ -4,12 +4,15 @@ import socket
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Final
 
 from initd.boot import drivers
 from initd.linux import uevent
 from initd.log import Log
-from initd.loop import Loop
+from initd.loop import Loop, Timer
 from initd.processes.children import Children, Ending
+
+_PATIENCE: Final = 20.0
 
 
 class Hardware:
@@ -25,17 +28,25 @@ class Hardware:
         self._waiting: set[str] = set()
         self._look_again = False
         self._loading: drivers.Loading | None = None
+        self._timer: Timer | None = None
 
     def start(self, begun: drivers.Loading | None) -> None:
-        """From now on hear of new devices. `begun` looked before we listened: what appeared in
-        between is found by a second look."""
+        """From now on hear of new devices. `begun` loads what is urgent; `complete` does the rest,
+        and finds what appeared before we listened."""
         listener = uevent.listen()
         self._loop.watch(listener.fileno(), lambda _: self._hear(listener))
-        self._look_again = True
-        if begun is None:
-            self._next()
-        else:
+        if begun is not None:
             self._await(begun)
+        self._timer = self._loop.later(_PATIENCE, self.complete)
+
+    def complete(self) -> None:
+        """Load the drivers of all devices: called when the API is up, or at last by a timer, so
+        that disks which nobody asks for yet do not hold it up."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+            self._look_again = True
+            self._next()
 
     def _hear(self, listener: socket.socket) -> None:
         while (event := self._read(listener)) is not None:

@@ -158,9 +158,10 @@ def test_what_the_kernel_has_loaded_is_not_given_to_it_again(
 
 
 def test_network_devices_come_before_disks() -> None:
-    disk, button = "pci:v00008086d00002922sv1sd1bc01sc06i01", "acpi:PNP0C0C:"
+    disk, board = "pci:v00008086d00002922sv1sd1bc01sc06i01", "acpi:PNP0103:"
     network = "pci:v00008086d00001000sv1sd1bc02sc00i00"
-    assert sorted([disk, button, network], key=urgency) == [network, button, disk]
+    assert sorted([disk, board, network], key=urgency) == [network, board, disk]
+    assert urgency("acpi:PNP0C0C:") == urgency("virtio:d00000001v00001AF4") == 0
 
 
 def test_soft_dependencies_go_before(tmp_path: Path, loaded: list[str]) -> None:
