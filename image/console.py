@@ -109,7 +109,7 @@ class Console(_SpawnBase):
 def clean(raw: bytes) -> str:
     """The text of a console: no escape sequences, plain line ends."""
     text = raw.decode(errors="replace")
-    return re.sub(r"\x1b(\[[0-9;?]*[ -/]*[@-~]|[@-Z\\-_])", "", text).replace("\r", "")
+    return re.sub(r"\x1b(\[[0-9;?]*[ -/]*[@-~]|[0-Z\\-~])", "", text).replace("\r", "")
 
 
 def attach(line: socket.socket, file: Path, pidfd: int) -> bool:

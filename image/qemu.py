@@ -147,7 +147,7 @@ def start(machine: Machine, folder: Path, acceleration: Acceleration) -> Qemu:
     """
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     files = Files(folder=folder.absolute())
-    _prepare(machine, files)
+    prepare(machine, files)
     with ExitStack() as started:
         monitor = started.enter_context(_listen(folder / MONITOR_SOCKET))
         console = started.enter_context(_listen(folder / CONSOLE_SOCKET))
@@ -180,7 +180,7 @@ def start(machine: Machine, folder: Path, acceleration: Acceleration) -> Qemu:
     return qemu
 
 
-def _prepare(machine: Machine, files: Files) -> None:
+def prepare(machine: Machine, files: Files) -> None:
     """Write the files that the command line names."""
     for old in files.folder.iterdir():
         if old.is_file() or old.is_socket():

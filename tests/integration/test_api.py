@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import grpc
 import pytest
@@ -32,6 +33,9 @@ SERVICES = (
     "aurae.node.v0.NodeService",
     "aurae.observe.v0.ObserveService",
 )
+if TYPE_CHECKING:  # generic to the type checker only
+    Raw = grpc.UnaryUnaryMultiCallable[bytes, bytes]
+
 LIST = pb.CellServiceListRequest()
 
 
@@ -56,8 +60,8 @@ def as_caller(machine: Machine, pair: authority.Pair | None) -> Iterator[Api]:
     server_name = Config.load(machine.config_file).server_name
     secrets = grpc.ssl_channel_credentials(
         root_certificates=machine.trust.bundle.read_bytes(),
-        private_key=pair and pair.key,
-        certificate_chain=pair and pair.certificate,
+        private_key=pair.key if pair else None,
+        certificate_chain=pair.certificate if pair else None,
     )
     options = (("grpc.ssl_target_name_override", server_name or ""),)
     with grpc.secure_channel(machine.address, secrets, options=options) as channel:
@@ -104,13 +108,13 @@ def test_reflection_knows_the_messages(machine: Machine) -> None:
 
 
 def test_an_unknown_method_is_unimplemented(machine: Machine) -> None:
-    call = machine.api.channel.unary_unary("/aurae.cells.v0.CellService/Destroy")
+    call: Raw = machine.api.channel.unary_unary("/aurae.cells.v0.CellService/Destroy")
     with refused(grpc.StatusCode.UNIMPLEMENTED):
         call(b"", timeout=30)
 
 
 def test_a_message_that_is_none_is_refused(machine: Machine) -> None:
-    call = machine.api.channel.unary_unary("/aurae.cells.v0.CellService/Allocate")
+    call: Raw = machine.api.channel.unary_unary("/aurae.cells.v0.CellService/Allocate")
     with pytest.raises(grpc.RpcError) as refusal:
         call(b"\xff\xff\xff\xff", timeout=30)
     assert refusal.value.code() in (grpc.StatusCode.INTERNAL, grpc.StatusCode.INVALID_ARGUMENT)

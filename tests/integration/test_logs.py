@@ -3,6 +3,8 @@
 import itertools
 import os
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Final
 
 import grpc
@@ -16,7 +18,25 @@ from testkit.refusals import refused
 SOAK: Final = bool(os.environ.get("AURAE_SOAK"))
 LINES: Final = 1_000_000 if SOAK else 100_000
 # More than a stream keeps (16 MiB), in lines of 100 bytes.
-FLOOD: Final = 600_000
+FLOOD: Final = 220_000
+
+
+# Lines of 100 bytes, each with its number. busybox's seq has no format.
+PADDING: Final = "x" * 90
+PRINT: Final = f'printf "%08d-{PADDING}\\n", n'
+FLOODING: Final = f"awk 'BEGIN {{ for (n = 1; n <= {FLOOD}; n++) {PRINT} }}'"
+
+GATE: Final = "/run/gate"
+
+
+@contextmanager
+def gate(machine: Machine) -> Iterator[Callable[[], object]]:
+    """A gate at which executables wait (`read -r go < GATE`), and what opens it for one of them."""
+    machine.system.read(f"mkfifo {GATE}")
+    try:
+        yield lambda: machine.system.read(f"echo go > {GATE}")
+    finally:
+        machine.system.read(f"rm {GATE}")
 
 
 def request(cell: Cell, executable: str, **fields: object) -> observe.GetSubProcessStreamRequest:
@@ -34,10 +54,10 @@ def test_history_has_every_line_in_order(machine: Machine) -> None:
 
 
 def test_a_live_reader_gets_every_line_in_order(machine: Machine) -> None:
-    with machine.cell("c") as cell:
-        cell.start("count", f"read -r go < /run/gate; seq {LINES}; echo end >&2")
+    with gate(machine) as open_gate, machine.cell("c") as cell:
+        cell.start("count", f"read -r go < {GATE}; seq {LINES}; echo end >&2")
         stream = machine.api.observe.GetSubProcessStream(request(cell, "count", batch=True))
-        machine.system.read("mkfifo /run/gate 2>/dev/null; echo go > /run/gate; rm /run/gate")
+        open_gate()
         seen = 0
         for message in stream:
             assert message.lost_lines == 0
@@ -50,13 +70,12 @@ def test_a_live_reader_gets_every_line_in_order(machine: Machine) -> None:
 
 
 def test_history_and_live_lines_join_without_a_gap(machine: Machine) -> None:
-    script = "seq 5000; read -r go < /run/gate; seq 5001 10000"
-    with machine.cell("c") as cell:
-        machine.system.read("mkfifo /run/gate")
+    script = f"seq 5000; read -r go < {GATE}; seq 5001 10000"
+    with gate(machine) as open_gate, machine.cell("c") as cell:
         cell.start("count", script)
         numbers = (int(item.line) for item in cell.follow("count"))
         assert list(itertools.islice(numbers, 5000)) == list(range(1, 5001))
-        machine.system.read("echo go > /run/gate; rm /run/gate")
+        open_gate()
         assert list(numbers) == list(range(5001, 10_001))
 
 
@@ -144,14 +163,12 @@ def test_two_readers_get_the_same(machine: Machine) -> None:
 def test_a_slow_reader_loses_lines_with_a_count_and_the_executable_is_not_slowed(
     machine: Machine,
 ) -> None:
-    line = "x" * 91
-    flood = f"seq -f %08g-{line} {FLOOD}"
-    with machine.cell("c") as cell:
-        cell.start("alone", f"{flood} > /dev/null")
+    with gate(machine) as open_gate, machine.cell("c") as cell:
+        cell.start("alone", f"{FLOODING} > /dev/null")
         alone = cell.wait("alone", timeout=300)
-        cell.start("flood", f"read -r go < /run/gate; {flood}")
+        cell.start("flood", f"read -r go < {GATE}; {FLOODING}")
         stream = machine.api.observe.GetSubProcessStream(request(cell, "flood", batch=True))
-        machine.system.read("mkfifo /run/gate 2>/dev/null; echo go > /run/gate; rm /run/gate")
+        open_gate()
         began = time.monotonic()
         # Nobody reads the stream until the executable is done.
         cell.wait("flood", timeout=300)
@@ -174,9 +191,8 @@ def test_a_slow_reader_loses_lines_with_a_count_and_the_executable_is_not_slowed
 
 
 def test_memory_for_output_is_bounded(machine: Machine) -> None:
-    flood = f"seq -f %08g-{'x' * 91} {FLOOD}"
     with machine.cell("c") as cell:
-        cell.start("flood", flood)
+        cell.start("flood", FLOODING)
         cell.wait("flood", timeout=300)
         kept = sum(len(item.line) + 1 for item in cell.follow("flood"))
         assert kept <= 17 << 20
