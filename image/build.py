@@ -96,7 +96,7 @@ def chain(at: Places) -> list[Stage]:
             "tree",
             "root: programs, libraries, Python, wheels, modules",
             (
-                *at.code("root.py", "python.py", "kernel.py", "elf.py"),
+                *at.code("root.py", "python.py", "kernel.py", "elf.py", "modules"),
                 at.project / "requirements/image.txt",
             ),
             (at.root,),

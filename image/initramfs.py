@@ -114,7 +114,7 @@ def select_modules(base: Path, target: Path) -> None:
     release = kernel.version(base)
     folder = target / "usr/lib/modules" / release
     folder.mkdir(parents=True)
-    kernel.copy(base / "usr/lib/modules" / release, folder, kernel.INITRAMFS)
+    kernel.copy(base / "usr/lib/modules" / release, folder, kernel.for_initramfs())
 
 
 def _inside(path: Path, root: Path) -> PurePosixPath:

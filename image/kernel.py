@@ -7,13 +7,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Final
 
-# What the root needs to be found and mounted: the initramfs has these and what they depend on.
-INITRAMFS: Final = (
-    *("erofs", "crc32c_generic", "virtio_blk", "virtio_scsi", "virtio_mmio", "sd_mod"),
-    *("nvme", "ahci", "ata_piix", "usb-storage", "uas", "xhci-pci", "ehci-pci", "mmc_block"),
-    *("sdhci-pci", "sdhci-acpi", "vmw_pvscsi", "hv_storvsc", "xen-blkfront", "megaraid_sas"),
-    *("mpt3sas", "smartpqi", "sr_mod"),
-)
+_LISTS: Final = Path(__file__).parent / "modules"
 
 # What the initramfs loads without looking at the hardware, in this order. libcrc32c asks for crc32c
 # by name when it is loaded, so no list of dependencies has it.
@@ -25,121 +19,22 @@ PLAIN: Final = (
     *("button", "evdev"),
 )
 
-# The node's hardware and what its workloads ask of the kernel. Names as in modules.dep, with `*`.
-ROOT: Final = (
-    *INITRAMFS,
-    # file systems and block devices
-    *(
-        "ext4",
-        "xfs",
-        "btrfs",
-        "vfat",
-        "nls_ascii",
-        "nls_cp437",
-        "isofs",
-        "udf",
-        "overlay",
-        "squashfs",
-        "fuse",
-        "virtiofs",
-        "nfs",
-    ),
-    *("nfsv4", "9p", "9pnet_virtio", "loop", "nbd", "zram", "dm-mod", "dm-verity", "dm-crypt"),
-    *("dm-snapshot", "dm-thin-pool", "raid0", "raid1", "raid10", "nvme-tcp", "iscsi_tcp"),
-    *("nls_utf8", "nls_iso8859-1", "autofs4", "quota_v2", "configfs"),
-    # virtual machines: as one, and as their host
-    *("virtio_net", "virtio_console", "virtio_balloon", "virtio-rng", "virtio_input", "virtio_mem"),
-    *(
-        "virtio_pmem",
-        "vmw_vsock_virtio_transport",
-        "vhost",
-        "vhost_net",
-        "vhost_vsock",
-        "vhost_scsi",
-    ),
-    *("kvm", "kvm-intel", "kvm-amd", "tun", "tap", "vfio-pci", "vfio_iommu_type1", "qemu_fw_cfg"),
-    *("hv_netvsc", "hv_utils", "hv_balloon", "xen-netfront", "vmxnet3", "gve", "ena", "vmgenid"),
-    # network hardware
-    *("8139cp", "8139too", "e1000", "e1000e", "igb", "igbvf", "igc", "ixgbe", "ixgbevf", "i40e"),
-    *("iavf", "ice", "r8169", "realtek", "tg3", "bnx2", "bnx2x", "bnxt_en", "mlx4_core", "mlx4_en"),
-    *("mlx5_core", "sfc", "atlantic", "be2net", "cxgb4", "qede", "ionic", "alx", "atl1c", "sky2"),
-    *("forcedeth", "r8152", "ax88179_178a", "asix", "cdc_ether", "cdc_ncm", "smsc95xx", "broadcom"),
-    *("marvell", "mdio", "mii"),
-    # what a network is made of
-    *(
-        "veth",
-        "bridge",
-        "br_netfilter",
-        "macvlan",
-        "macvtap",
-        "ipvlan",
-        "vxlan",
-        "geneve",
-        "bonding",
-    ),
-    *(
-        "8021q",
-        "dummy",
-        "ifb",
-        "vrf",
-        "wireguard",
-        "vcan",
-        "nlmon",
-        "team*",
-        "ip_gre",
-        "ipip",
-        "sit",
-    ),
-    *("nf_tables", "nft_*", "nf_conntrack*", "nf_nat*", "nf_log*", "nf_flow_table*", "nf_defrag*"),
-    *(
-        "nf_reject*",
-        "nf_tproxy*",
-        "nf_socket*",
-        "nf_dup*",
-        "x_tables",
-        "xt_*",
-        "ip_tables",
-        "ip6_tables",
-    ),
-    *("iptable_*", "ip6table_*", "ipt_*", "ip6t_*", "ip_set*", "ip_vs*", "nfnetlink*", "sch_*"),
-    *("cls_*", "act_*", "em_*", "tcp_bbr", "tcp_diag", "udp_diag", "inet_diag", "unix_diag", "tls"),
-    *("af_packet_diag", "netlink_diag", "sctp"),
-    # the board: buttons, clocks, watchdogs, sensors, keyboards, random numbers
-    *("button", "evdev", "atkbd", "i8042", "psmouse", "ac", "battery", "fan", "thermal", "video"),
-    *("rtc-cmos", "iTCO_wdt", "i6300esb", "sp5100_tco", "softdog", "wdat_wdt", "ipmi_si"),
-    *("ipmi_devintf", "ipmi_watchdog", "tpm_tis", "tpm_crb", "coretemp", "k10temp", "intel_rapl*"),
-    *("acpi_power_meter", "efivarfs", "efi-pstore", "pstore*", "ehci-hcd", "ohci-pci", "uhci-hcd"),
-    *("usbserial", "ftdi_sio", "pl2303", "cp210x", "i2c-i801", "i2c-piix4", "lpc_ich", "bochs"),
-    *(
-        "hid-generic",
-        "usbhid",
-        "virtio-gpu",
-        "msr",
-        "cpuid",
-        "intel-rng",
-        "amd-rng",
-        "dmi-sysfs",
-        "acpi-cpufreq",
-    ),
-    # cryptography that file systems, dm-crypt, WireGuard and IPsec ask for by name
-    *("aesni-intel", "ghash-clmulni-intel", "sha256-ssse3", "sha512-ssse3", "sha1-ssse3", "xts"),
-    *("crc32c_generic", "crc32-pclmul", "crct10dif-pclmul", "crc32c-intel"),
-    *(
-        "algif_hash",
-        "algif_skcipher",
-        "algif_aead",
-        "af_alg",
-        "authenc",
-        "essiv",
-        "ccm",
-        "gcm",
-        "cmac",
-    ),
-    *("esp4", "esp6", "xfrm_user", "xfrm_algo", "af_key"),
-)
-
 # depmod's text files; the binary ones beside them are for libkmod, which the image has not.
 _TEXTS: Final = ("modules.alias", "modules.builtin", "modules.builtin.modinfo", "modules.dep")
+
+
+def listed(name: str) -> tuple[str, ...]:
+    """The patterns in one of the lists in `modules/`."""
+    lines = (_LISTS / name).read_text().splitlines()
+    return tuple(word for line in lines if not line.startswith("#") for word in line.split())
+
+
+def for_initramfs() -> tuple[str, ...]:
+    return listed("initramfs")
+
+
+def for_root() -> tuple[str, ...]:
+    return (*for_initramfs(), *listed("root"))
 
 
 def version(base: Path) -> str:

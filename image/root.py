@@ -152,4 +152,4 @@ def copy_modules(base: Path, root: Path) -> None:
     release = kernel.version(base)
     target = root / "usr/lib/modules" / release
     target.mkdir(parents=True)
-    kernel.copy(base / "usr/lib/modules" / release, target, kernel.ROOT)
+    kernel.copy(base / "usr/lib/modules" / release, target, kernel.for_root())

@@ -61,7 +61,13 @@ def main() -> None:
 
 
 def mount_file(path: str) -> None:
-    """Mount an erofs image that lies in the initramfs."""
+    """Mount an erofs image that lies in the initramfs. `RootError`: it did not fit into memory."""
+    with open(path, "rb") as file:
+        file.seek(1024)
+        whole = erofs_size(file.read(128))
+    if os.stat(path).st_size < whole:
+        # The kernel unpacks what fits and goes on. A tmpfs may fill half of the memory only.
+        raise RootError(f"{path}: cut off for lack of memory; give more, or rootfstype=ramfs")
     try:
         mount(path, _SYSROOT, "erofs", MountFlag.RDONLY)
     except OSError as e:
@@ -212,6 +218,12 @@ def guid_in_table(disk: bytes, block: int, number: int) -> str | None:
         return None
     a, b, c = struct.unpack_from("<IHH", entry, 16)
     return f"{a:08x}-{b:04x}-{c:04x}-{entry[24:26].hex()}-{entry[26:32].hex()}"
+
+
+def erofs_size(superblock: bytes) -> int:
+    """How many bytes a file system has, from its superblock (fs/erofs/erofs_fs.h)."""
+    bits, blocks = struct.unpack_from("<12xB23xI", superblock)
+    return int(blocks << bits)
 
 
 def erofs_label(path: str) -> str | None:

@@ -79,6 +79,13 @@ def test_the_label_of_an_erofs_is_read_and_others_have_none(tmp_path: Path) -> N
     assert initramfs.erofs_label(str(tmp_path / "gone")) is None
 
 
+def test_a_root_that_was_cut_off_when_it_was_unpacked_is_not_mounted(tmp_path: Path) -> None:
+    image = tmp_path / "root.erofs"
+    image.write_bytes(bytes(1024) + struct.pack("<I8xB23xI88x", 0xE0F5E1E2, 12, 3))
+    with pytest.raises(RootError, match="rootfstype=ramfs"):
+        initramfs.mount_file(str(image))
+
+
 def test_credentials_are_moved_and_only_root_may_read_them(tmp_path: Path) -> None:
     source, target = tmp_path / "credentials", tmp_path / "run/@system"
     source.mkdir()

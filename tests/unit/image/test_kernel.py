@@ -37,8 +37,15 @@ def test_the_initramfs_loads_its_list_in_an_order_that_works(tmp_path: Path) -> 
 
 
 def test_every_module_that_is_loaded_first_is_in_the_initramfs_and_the_root() -> None:
-    assert set(kernel.FIRST) <= set(kernel.INITRAMFS) <= set(kernel.ROOT)
-    assert set(kernel.PLAIN) <= set(kernel.ROOT)
+    assert set(kernel.FIRST) <= set(kernel.for_initramfs()) <= set(kernel.for_root())
+    assert set(kernel.PLAIN) <= set(kernel.for_root())
+
+
+def test_a_list_of_modules_is_words_between_comments() -> None:
+    names = kernel.listed("root")
+    assert {"ext4", "nft_*", "wireguard"} <= set(names)
+    assert len(names) == len(set(names))
+    assert not any("#" in name or len(name) < 2 for name in names)
 
 
 def test_lists_that_only_libkmod_reads_are_dropped(tmp_path: Path) -> None:
