@@ -41,9 +41,9 @@ UNUSED_EXTENSION: Final = re.compile(
 # Of the wheels.
 _UNUSED_IN_WHEELS: Final = re.compile(r"(tests?|__pycache__|bin|.*\.(pyi|pyx|pxd|pxi|h|c))")
 
-# Wheels for these systems run on the image's C library; pip takes the newest that it finds. The last
-# is an old name of 2.17: protobuf has no other, and its wheel for any system is pure Python, which
-# makes the API fifty times slower.
+# Wheels for these systems run on the image's C library; pip takes the newest that it finds. The
+# last is an old name of 2.17: protobuf's wheel has no other, and the one for any system is pure
+# Python, which makes the API many times slower.
 _PLATFORMS: Final = (
     *(f"manylinux_2_{minor}_x86_64" for minor in (39, 38, 34, 31, 28, 27, 17, 12)),
     "manylinux2014_x86_64",
