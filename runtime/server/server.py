@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Final
 
 import grpc
+from google.protobuf.internal import api_implementation
 from grpc import aio
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
@@ -72,6 +73,8 @@ async def serve(settings: Settings, version: str, cgroups: Cgroups) -> None:
 @asynccontextmanager
 async def serving(settings: Settings, version: str, cgroups: Cgroups) -> AsyncIterator[Serving]:
     """Serve within the block; drain at its end."""
+    if api_implementation.Type() != "upb":
+        log.warning("protobuf: is not compiled but pure Python, so the API is slow; mend the image")
     identity = _credentials(settings.credentials)
     border = Border(identity.identity.trust_domain if identity else None)
     server = aio.server(interceptors=[border], options=OPTIONS)
@@ -154,9 +157,10 @@ def _listen(
                 require_client_auth=True,
             ),
         )
-    except RuntimeError as e:
+    except RuntimeError:
         log.error(
-            "cannot listen on %s: %s. Free the port, or set aurae.listen=", settings.listen, e
+            "cannot listen on %s: gRPC said why before this; free the port, or set aurae.listen=",
+            settings.listen,
         )
         return where, None
     host = settings.listen.rpartition(":")[0]

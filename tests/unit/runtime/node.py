@@ -146,10 +146,10 @@ class Node:
 
 
 @contextmanager
-def owner(folder: Path) -> Iterator[None]:
-    with program("owner", folder, log=folder / "owner.log"):
+def owner(folder: Path) -> Iterator[subprocess.Popen[bytes]]:
+    with program("owner", folder, log=folder / "owner.log") as process:
         appears(folder / "owner-ready")
-        yield
+        yield process
     (folder / "owner-ready").unlink()
 
 

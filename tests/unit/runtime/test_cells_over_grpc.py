@@ -342,6 +342,25 @@ def test_a_killed_api_finds_its_cells_and_executables_again(
             assert after.list() == {}
 
 
+def test_a_start_whose_caller_leaves_is_undone(tmp_path_factory: pytest.TempPathFactory) -> None:
+    folder = tmp_path_factory.mktemp("left")
+    with nodes.owner(folder) as owner, nodes.api(folder), nodes.client(folder) as there:
+        owner.send_signal(signal.SIGSTOP)
+        try:
+            start = cells_pb2.CellServiceStartRequest(
+                executable=cells_pb2.Executable(name="e", command="exec sleep 1000")
+            )
+            code, _ = refused(lambda: there.cells.Start(start, timeout=0.3))
+        finally:
+            owner.send_signal(signal.SIGCONT)
+        assert code is StatusCode.DEADLINE_EXCEEDED
+        # PID 1 answers in order: what asks after the start is answered after it.
+        there.start(None, "after", "true")
+        status = there.wait(None, "e")
+        assert (status.state, status.signal) == (ENDED, signal.SIGKILL)
+        assert "process _system:e: its caller left" in there.log
+
+
 def test_without_pid_1_every_call_is_unavailable_at_once(
     tmp_path_factory: pytest.TempPathFactory,
 ) -> None:
