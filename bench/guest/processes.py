@@ -37,7 +37,10 @@ def make_bundle() -> None:
         "ociVersion": "1.0.2",
         "process": {"args": ["/usr/bin/busybox", "true"], "cwd": "/", "user": {"uid": 0, "gid": 0}},
         "root": {"path": str(PEERS), "readonly": True},
-        "mounts": [{"destination": "/proc", "type": "proc", "source": "proc"}],
+        "mounts": [
+            {"destination": "/proc", "type": "proc", "source": "proc"},
+            {"destination": "/dev", "type": "tmpfs", "source": "tmpfs"},
+        ],
         "linux": {"namespaces": namespaces, "cgroupsPath": "/bench/crun"},
     }
     BUNDLE.mkdir(exist_ok=True)
