@@ -12,7 +12,7 @@ from runtime.cells.model import Cell
 class Specs:
     """One JSON file a cell, `web/api.json` for `web/api`.
 
-    The file is made last by Allocate and removed first by Free: a cgroup without one is no cell.
+    The file is made last by Allocate and removed last by Free: a cgroup without one is no cell.
     """
 
     def __init__(self, folder: Path) -> None:
