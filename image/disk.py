@@ -1,5 +1,6 @@
 """The disk: a unified kernel image, the EFI system partition with systemd-boot, and the root."""
 
+import os
 import shutil
 from pathlib import Path
 from typing import Final
@@ -64,6 +65,8 @@ def make_disk(build: Workshop, uki: Path, erofs: Path, version: str, output: Pat
     (esp / "EFI/Linux").mkdir()
     shutil.copyfile(uki, esp / f"EFI/Linux/aurae_{version}.efi")
     (source / "root.erofs").hardlink_to(erofs)
+    for path in (esp, *esp.rglob("*")):
+        os.utime(path, (mkosi.EPOCH, mkosi.EPOCH))
     output.unlink(missing_ok=True)
     definitions = Path(__file__).parent / "repart"
     build.tool(
