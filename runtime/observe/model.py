@@ -39,10 +39,12 @@ class Lost:
 
 @dataclass(frozen=True, slots=True)
 class Read:
-    """What one turn of reading gave. `end`: nothing more will ever come."""
+    """What one turn of reading gave. `end`: nothing more will ever come. `empty`: nothing was there;
+    without it and without items, what was read is the beginning of a line."""
 
     items: list[Lines | Lost]
     end: bool = False
+    empty: bool = False
 
 
 class Reader:
@@ -85,7 +87,7 @@ class Reader:
     def read(self) -> Read:
         """The next lines, at most `CHUNK` bytes of them; no items if there is nothing now."""
         if (index := os.fstat(self._index)).st_size < HEADER.size:
-            return Read([])  # the writer is about to begin
+            return Read([], empty=True)  # the writer is about to begin
         # Before the data: what is closed now has all of its data on file already.
         closed = read_header(self._index).closed or index.st_nlink == 0
         data = os.pread(self._data, CHUNK, self._offset)
@@ -96,7 +98,7 @@ class Reader:
             return Read(list(self._lines(data)))
         if closed:
             return Read(list(self.rest()), end=True)
-        return Read([])
+        return Read([], empty=True)
 
     def rest(self) -> Iterator[Lines]:
         """The last line, if it has no newline."""

@@ -35,7 +35,7 @@ class _Source:
             read = self._reader.read()
             self._items.extend(read.items)
             self.ended = read.end
-            if not read.items:
+            if read.empty:
                 break
         return bool(self._items)
 

@@ -58,6 +58,14 @@ def test_a_follower_sees_history_then_what_comes_then_the_end(node: Node) -> Non
     assert [response.item.line for response in responses] == ["two", "last"]
 
 
+@pytest.mark.parametrize("command", ["printf only", "head -c 200000 /dev/zero", "true"])
+def test_a_stream_of_no_newline_at_all_ends_too(node: Node, command: str) -> None:
+    node.start(None, "mute", command)
+    node.wait(None, "mute")
+    expected = {"printf only": "only", "true": ""}.get(command, "\0" * 200_000)
+    assert "".join(line for _, line in lines(stream(node, executable_name="mute"))) == expected
+
+
 def test_a_hundred_thousand_lines_are_complete(node: Node) -> None:
     node.start(None, "many", "seq 1 100000")
     got = lines(stream(node, executable_name="many", batch=True))
