@@ -105,8 +105,9 @@ class Machine:
     """A reset boots it again, instead of ending QEMU."""
 
     def kernel_cmdline(self) -> str:
-        # panic=-1 resets at once, so that a panic ends QEMU and is not waited for.
-        return " ".join(("console=ttyS0", "panic=-1", *self.cmdline))
+        # panic=-1 resets at once, so that a panic ends QEMU and is not waited for. A tmpfs, which
+        # the kernel takes otherwise, holds half of the memory only: too little for the root.
+        return " ".join(("console=ttyS0", "panic=-1", "rootfstype=ramfs", *self.cmdline))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -15,6 +15,9 @@ import grpc
 import pytest
 from aurae.cells.v0 import cells_pb2 as pb
 from aurae.discovery.v0 import discovery_pb2
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
 from grpc_health.v1 import health_pb2
 from grpc_reflection.v1alpha import reflection_pb2
 
@@ -48,6 +51,35 @@ def certificate(
 ) -> authority.Pair:
     key = authority.make_key(authority.KeyType.ECDSA_P256)
     return authority.issue(signer, identity, key, validity=timedelta(days=days), now=now)
+
+
+def forged(signer: authority.Pair, uris: list[str]) -> authority.Pair:
+    """What `authority.issue` refuses to make: any names, signed by the right key."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    by = x509.load_pem_x509_certificate(signer.certificate)
+    names = [*map(x509.UniformResourceIdentifier, uris), x509.DNSName("tester.test")]
+    now = datetime.now(UTC)
+    builder = (
+        x509.CertificateBuilder()
+        .subject_name(x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "tester")]))
+        .issuer_name(by.subject)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - timedelta(hours=1))
+        .not_valid_after(now + timedelta(hours=1))
+        .add_extension(x509.SubjectAlternativeName(names), critical=False)
+    )
+    signing = serialization.load_pem_private_key(signer.key, None)
+    assert isinstance(signing, ec.EllipticCurvePrivateKey)
+    made = builder.sign(signing, hashes.SHA256())
+    return authority.Pair(
+        made.public_bytes(serialization.Encoding.PEM),
+        key.private_bytes(
+            serialization.Encoding.PEM,
+            serialization.PrivateFormat.PKCS8,
+            serialization.NoEncryption(),
+        ),
+    )
 
 
 def signer_of(trust: TrustDomain) -> authority.Pair:
@@ -99,7 +131,7 @@ def test_reflection_lists_every_service(machine: Machine) -> None:
 
 
 def test_reflection_knows_the_messages(machine: Machine) -> None:
-    symbol = "aurae.cells.v0.CellService.Wait"
+    symbol = "aurae.cells.v0.CellService"
     request = reflection_pb2.ServerReflectionRequest(file_containing_symbol=symbol)
     (answer,) = machine.api.reflection.ServerReflectionInfo(iter([request]))
     assert any(
@@ -187,8 +219,6 @@ class TestCallers:
             SpiffeId(NAME, "/node/node"),
             SpiffeId(NAME, "/node/person"),
             SpiffeId(NAME, "/workload/x"),
-            SpiffeId("other.test", "/person/tester"),
-            SpiffeId(f"sub.{NAME}", "/person/tester"),
         ],
         ids=str,
     )
@@ -197,6 +227,27 @@ class TestCallers:
         with (
             as_caller(machine, pair) as api,
             refused(grpc.StatusCode.PERMISSION_DENIED, str(identity), "/person/"),
+        ):
+            api.cells.List(LIST)
+
+    @pytest.mark.parametrize(
+        "uris",
+        [
+            ["spiffe://other.test/person/tester"],
+            [f"spiffe://sub.{NAME}/person/tester"],
+            [f"https://{NAME}/person/tester"],
+            [f"spiffe://{NAME}/person/tester", f"spiffe://{NAME}/person/else"],
+            [],
+        ],
+        ids=str,
+    )
+    def test_one_whom_the_authority_should_never_have_signed(
+        self, machine: Machine, uris: list[str]
+    ) -> None:
+        pair = forged(signer_of(machine.trust), uris)
+        with (
+            as_caller(machine, pair) as api,
+            refused(grpc.StatusCode.PERMISSION_DENIED, "caller", "/person/NAME"),
         ):
             api.cells.List(LIST)
 

@@ -85,7 +85,7 @@ def test_the_network_service_comes_back_too_and_the_address_stays(machine: Machi
     before = machine.system.read(address).split()[3]
     machine.system.read(f"kill -9 {pid}; while grep -qx {pid} {NETWORK}; do sleep 0.1; done")
     machine.console.wait_for("network: ended by signal 9", timeout=30)
-    machine.console.wait_for("network ready", timeout=60)
+    machine.console.wait_for("network: eth0: going on with", timeout=60)
     assert machine.system.read(address).split()[3] == before
 
 

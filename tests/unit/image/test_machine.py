@@ -62,7 +62,7 @@ def test_the_command_line_of_a_disk_boot_reaches_the_unified_kernel_image() -> N
 
 def test_a_panic_ends_qemu_unless_the_machine_reboots() -> None:
     words = line(Machine(boot=KERNEL, cmdline=("quiet",)))
-    assert options(words, "-append") == ["console=ttyS0 panic=-1 quiet"]
+    assert options(words, "-append") == ["console=ttyS0 panic=-1 rootfstype=ramfs quiet"]
     assert "-no-reboot" in words
     assert "-no-reboot" not in line(Machine(boot=KERNEL, reboots=True))
 
