@@ -39,8 +39,11 @@ class Lost:
 
 @dataclass(frozen=True, slots=True)
 class Read:
-    """What one turn of reading gave. `end`: nothing more will ever come. `empty`: nothing was there;
-    without it and without items, what was read is the beginning of a line."""
+    """What one turn of reading gave.
+
+    `end`: nothing more will ever come. `empty`: nothing was there; without it and without items,
+    what was read is the beginning of a line.
+    """
 
     items: list[Lines | Lost]
     end: bool = False
