@@ -112,14 +112,16 @@ def clean(raw: bytes) -> str:
     return re.sub(r"\x1b(\[[0-9;?]*[ -/]*[@-~]|[0-Z\\-~])", "", text).replace("\r", "")
 
 
-def attach(line: socket.socket, file: Path, pidfd: int) -> bool:
+def attach(line: socket.socket, file: Path, pidfd: int, offset: int = 0) -> bool:
     """Show the console on this terminal and type on it, until ctrl-a x or the machine's end.
 
-    `line` is connected to the console's socket. Returns whether the machine has ended.
+    `line` is connected to the console's socket; `offset` is what has been shown of the file.
+    Returns whether the machine has ended.
     """
     terminal = sys.stdin.fileno()
     before = termios.tcgetattr(terminal)
-    with file.open("rb") as said:
+    with file.open("rb", buffering=0) as said:
+        said.seek(offset)
         try:
             tty.setraw(terminal)
             return _relay(terminal, line, said.fileno(), pidfd)

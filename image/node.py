@@ -6,6 +6,7 @@ person would.
 
 import argparse
 import fcntl
+import signal
 import subprocess
 import sys
 import time
@@ -19,7 +20,7 @@ import grpc
 
 from image import overlay
 from image.acceleration import find_acceleration
-from image.console import LostError, NotSeenError, attach, has_terminal
+from image.console import LostError, NotSeenError, attach, clean, has_terminal
 from image.machine import QEMU, Credential, Files, KernelBoot, Machine, NoFirmwareError
 from image.monitor import MonitorError
 from image.qemu import Qemu, StartError, start
@@ -53,6 +54,9 @@ def main() -> None:
     commands.add_parser("run", help="boot, run a first cell, attach the console")
     commands.add_parser("poweroff", help="press the power button")
     given = parser.parse_args()
+    # A terminal that is closed takes its machine along, as ctrl-c does.
+    for number in (signal.SIGHUP, signal.SIGTERM):
+        signal.signal(number, lambda number, _: sys.exit(128 + number))
     try:
         match given.command:
             case "boot":
@@ -74,10 +78,7 @@ def boot(*, background: bool) -> None:
     machine = prepare()
     packed = time.monotonic()
     with _started(machine) as qemu:
-        if background:
-            _wait(qemu, None)
-        else:
-            _wait(qemu, sys.stdout.fileno())
+        shown = _wait(qemu, show=not background)
         now = time.monotonic()
         print(
             f"\nAPI answers: {now - began:.1f} s after the start of this command"
@@ -88,7 +89,7 @@ def boot(*, background: bool) -> None:
             print(f"the machine runs on (pid {qemu.pid}); make poweroff ends it")
             qemu.detach()
         else:
-            _stay(qemu)
+            _stay(qemu, shown)
 
 
 def run() -> None:
@@ -96,12 +97,12 @@ def run() -> None:
     machine = prepare()
     with _started(machine) as qemu:
         print("==> boot", flush=True)
-        _wait(qemu, sys.stdout.fileno())
+        shown = _wait(qemu, show=True)
         print("\n==> a first cell, and an executable in it", flush=True)
         _first_cell()
         _explain()
         if has_terminal():
-            _stay(qemu)
+            _stay(qemu, shown)
         else:
             print("no terminal here: powering off", flush=True)
             _power_off(qemu)
@@ -187,21 +188,22 @@ def _started(machine: Machine) -> Iterator[Qemu]:
             raise
 
 
-def _wait(qemu: Qemu, shown_on: int | None) -> None:
-    """Wait for the API, showing the console meanwhile if `shown_on` is a descriptor."""
+def _wait(qemu: Qemu, *, show: bool) -> int:
+    """Wait for the API, showing the console meanwhile. Returns how many bytes of it were shown."""
     shown = 0
 
     def look() -> None:
         nonlocal shown
         qemu.check()
-        if shown_on is not None:
-            text = qemu.console.text
-            sys.stdout.write(text[shown:])
+        if show:
+            said = qemu.files.console.read_bytes()[shown:]
+            sys.stdout.write(clean(said))
             sys.stdout.flush()
-            shown = len(text)
+            shown += len(said)
 
     wait_until_serving(_channel, look, BOOT_SECONDS)
     look()
+    return shown
 
 
 def _channel() -> grpc.Channel:
@@ -249,15 +251,15 @@ from another terminal:
     )
 
 
-def _stay(qemu: Qemu) -> None:
-    """The console, until ctrl-a x or the machine's own end."""
+def _stay(qemu: Qemu, shown: int) -> None:
+    """The rest of the console after `shown` bytes, until ctrl-a x or the machine's own end."""
     if not has_terminal():
         print("no terminal here: the console goes to", qemu.files.console, flush=True)
         qemu.wait_end(None)
     else:
         print("the console follows; ctrl-a x leaves it and powers the machine off", flush=True)
         with qemu.console_line() as line:
-            ended = attach(line, qemu.files.console, qemu.pidfd)
+            ended = attach(line, qemu.files.console, qemu.pidfd, shown)
         print()
         if not ended:
             _power_off(qemu)
