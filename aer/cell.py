@@ -103,7 +103,7 @@ def _named(call: Call) -> str:
 
 _CELL: Final = Argument(
     name="cell",
-    help="name of the cell; _system is the system's own",
+    help="name of the cell; _system is the system's own, and _self, in a cell, that one",
     fields=("cell_name",),
     parse=parse.cell,
 )

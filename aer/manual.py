@@ -16,7 +16,8 @@ Exit status: 0 done, 1 refused or failed, 2 usage, 130 interrupted, 141 when nob
 error is a message on stderr, often with a hint in parentheses below it.
 
 `_system` stands for the system's own cell wherever a cell is asked for. `aer logs EXECUTABLE`,
-without a cell, means that one too.
+without a cell, means that one too. Run inside of a cell, `aer` has the API of that cell's
+subtree: names are relative to the cell, and `_self` is the cell.
 
 `--output json` and `yaml` print the API's answers with the field names of the protos. A stream
 prints one JSON object a line, or one YAML document an answer.

@@ -6,6 +6,8 @@ from typing import Final
 
 # List shows the system's own cell under this name. No cell can have it: it is no DNS label.
 SYSTEM_CELL: Final = "_system"
+# And what a caller in a cell sees that one called.
+OWN_CELL: Final = "_self"
 
 _DURATION: Final = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)?")
 _UNITS: Final = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
@@ -34,8 +36,8 @@ def integer(text: str) -> int:
 
 
 def cell(text: str) -> str | None:
-    """Name of a cell, or None for the system's own: that is how the API names it."""
-    return None if text == SYSTEM_CELL else text
+    """Name of a cell, or None for the system's own or the caller's: so the API names those."""
+    return None if text in (SYSTEM_CELL, OWN_CELL) else text
 
 
 def executable(text: str) -> tuple[str | None, str]:

@@ -14,6 +14,8 @@ SEARCHED: Final = (
     Path("/etc/aurae/config"),
     Path("/var/lib/aurae/config"),
 )
+# Where the API is on a node itself, and in each of its cells: what is meant where nothing else is.
+LOCAL: Final = Path("/run/aurae/aurae.sock")
 OUTPUTS: Final = ("table", "json", "yaml")
 
 
@@ -77,7 +79,8 @@ SETTINGS: Final = (
         name="socket",
         section="system",
         metavar="PATH|HOST:PORT",
-        help="where the API listens: a Unix socket, or host:port with IPv6 in brackets",
+        help="where the API listens: a Unix socket, or host:port with IPv6 in brackets; default: "
+        f"{LOCAL} where that exists",
         parse=Endpoint.parse,
         complete="file",
     ),
@@ -150,11 +153,13 @@ class Config:
     def load(cls, config: Path | None = None, flags: Mapping[str, str] | None = None) -> Self:
         """Read `config`, or the first of `SEARCHED` that exists; `flags` go over it.
 
-        Raises UsageError.
+        Without a socket in any of them it is `LOCAL`, if that exists. Raises UsageError.
         """
         source = config or next((p for p in map(Path.expanduser, SEARCHED) if p.exists()), None)
         values = _read(source) if source else {}
         values |= _flags(flags or {})
+        if "socket" not in values and LOCAL.exists():
+            values["socket"] = Endpoint(LOCAL)
         return replace(cls(source=source), **values)
 
 

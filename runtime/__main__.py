@@ -1,6 +1,7 @@
 """The runtime as a program: PID 1 starts it as a service."""
 
 import os
+import resource
 import sys
 from pathlib import Path
 from typing import Final
@@ -28,6 +29,9 @@ def main() -> int:
     from runtime.server.server import serve
     from runtime.server.settings import Settings
 
+    # Three descriptors a caller on the Unix socket, two a log that is followed.
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     settings = Settings.from_cmdline(Path("/proc/cmdline").read_text())
     log.to_stderr(settings.log)
     try:

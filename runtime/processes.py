@@ -115,7 +115,7 @@ class Processes:
             now = self._table.get(id_)
             if now is None or now.serial != serial:
                 for future in futures:
-                    _fail(future, NotFound(f"process {id_}: PID 1 has forgotten it"))
+                    _fail(future, NotFound("executable: was started anew, or is forgotten"))
 
     def _apply(self, process: Process) -> None:
         """Take what is newer. Answers and events may overtake each other."""
@@ -152,7 +152,7 @@ class Processes:
         if now is not None and now.serial == process.serial and now.state is State.ENDED:
             return now
         if now is None or now.serial != process.serial:
-            raise NotFound(f"process {process.id}: PID 1 has forgotten it")
+            raise NotFound(f"process {process.pid}: PID 1 has forgotten it")
         key = (process.id, process.serial)
         future: asyncio.Future[Process] = asyncio.get_running_loop().create_future()
         self._waiting.setdefault(key, set()).add(future)

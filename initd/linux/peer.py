@@ -8,6 +8,8 @@ from collections.abc import Sequence
 from typing import Final
 
 _UCRED: Final = struct.Struct("iII")
+# asm-generic/socket.h. Python has no name for it.
+_SO_PEERPIDFD: Final = 77
 
 
 def credentials(connection: socket.socket) -> tuple[int, int, int]:
@@ -15,6 +17,11 @@ def credentials(connection: socket.socket) -> tuple[int, int, int]:
     data = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size)
     pid, uid, gid = _UCRED.unpack(data)
     return pid, uid, gid
+
+
+def pidfd(connection: socket.socket) -> int:
+    """A pidfd of the process that connected, ours to close. ENOPROTOOPT: Linux before 6.5."""
+    return connection.getsockopt(socket.SOL_SOCKET, _SO_PEERPIDFD)
 
 
 def send(connection: socket.socket, data: bytes, fds: Sequence[int] = ()) -> None:

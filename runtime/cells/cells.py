@@ -4,7 +4,7 @@ import asyncio
 import errno
 import logging
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,10 +15,12 @@ from initd.errors import (
     FailedPrecondition,
     InvalidArgument,
     NotFound,
+    PermissionDenied,
     Unavailable,
 )
 from initd.processes import wire
 from initd.processes.model import Process, Spawn, State
+from runtime import scope
 from runtime.cells.cgroups import Cgroups, leaf
 from runtime.cells.model import (
     SYSTEM,
@@ -79,6 +81,8 @@ class Cells:
         self._cells: dict[str, Cell] = {}
         self._freeing: Counter[str] = Counter()
         self._starting: dict[str, set[asyncio.Future[Process]]] = {}
+        self.on_removed: Callable[[str], None] = lambda _name: None
+        """Told of each cell that is gone."""
 
     def recover(self) -> None:
         """Know again what an earlier runtime made, and undo what it left half-made."""
@@ -105,9 +109,9 @@ class Cells:
         """Make a cell with its limits. Either all of it exists afterwards or none."""
         for above in ancestors(cell.name):
             if above not in self._cells:
-                raise NotFound(f"cell {cell.name}: allocate {above} first")
+                raise NotFound(f"{_title(cell.name)}: allocate {_name(above)} first")
         if cell.name in self._cells:
-            raise AlreadyExists(f"cell {cell.name}: is allocated already; free it first")
+            raise AlreadyExists(f"{_title(cell.name)}: is allocated already; free it first")
         self._refuse_freeing(cell.name)
         self._check_limits(cell)
         with ExitStack() as undo:
@@ -253,6 +257,7 @@ class Cells:
         self._specs.remove(name)
         del self._cells[name]
         self._starting.pop(name, None)
+        self.on_removed(name)
         for process in self._processes:
             if cell_of(process) == name:
                 await self._processes.forget(process)
@@ -273,11 +278,31 @@ class Cells:
             await asyncio.sleep(delay)
             delay = min(2 * delay, 0.25)
 
-    def list(self) -> tuple[Node, ...]:
-        """All cells as a forest, by name; the system's own comes last, if it has executables."""
+    def holding(self, cgroup: str) -> str | None:
+        """The innermost cell that a process is in by its cgroup, a path below the root of the tree.
+
+        None: it is in none, or in the system's own. PermissionDenied: in the folder of the cells,
+        but in none that is allocated.
+        """
+        below = self._cgroups.below(cgroup)
+        if below is None or within(below, SYSTEM):
+            return None
+        there = [name for name in (*ancestors(below), below) if name in self._cells]
+        if not there:
+            raise PermissionDenied(f"cgroup {cgroup}: is no cell's")
+        return there[-1]
+
+    def list(self, inside: str | None = None) -> tuple[Node, ...]:
+        """The cells inside of a cell, or all, as a forest by name.
+
+        Last comes the cell itself, without its children; the system's own if it has executables.
+        """
+        if inside is not None:
+            self._existing(inside)
         statuses: dict[str, list[Status]] = {}
         for process in self._processes:
-            if (cell := cell_of(process)) is not None:
+            cell = cell_of(process)
+            if cell is not None and (inside is None or within(cell, inside)):
                 statuses.setdefault(cell, []).append(Status(_executable(process), process))
         children: dict[str | None, list[str]] = {}
         for name in sorted(self._cells):
@@ -290,7 +315,9 @@ class Cells:
                 tuple(statuses.get(name, ())),
             )
 
-        nodes = tuple(map(node, children.get(None, ())))
+        nodes = tuple(map(node, children.get(inside, ())))
+        if inside is not None:
+            return (*nodes, Node(self._cells[inside], (), tuple(statuses.get(inside, ()))))
         if SYSTEM in statuses:
             nodes += (Node(None, (), tuple(statuses[SYSTEM])),)
         return nodes
@@ -299,7 +326,7 @@ class Cells:
         if name is None:
             return SYSTEM
         if name not in self._cells:
-            raise NotFound(f"cell {name}: does not exist; allocate it first")
+            raise NotFound(f"{_title(name)}: does not exist; allocate it first")
         return name
 
     def _process(self, name: str | None, executable: str) -> Process:
@@ -312,7 +339,7 @@ class Cells:
     def _refuse_freeing(self, name: str) -> None:
         for cell in (*ancestors(name), name):
             if self._freeing[cell]:
-                raise FailedPrecondition(f"cell {cell}: is being freed; wait until it is gone")
+                raise FailedPrecondition(f"{_title(cell)}: is being freed; wait until it is gone")
 
     @contextmanager
     def _marked(self, cells: Sequence[str]) -> Iterator[None]:
@@ -324,6 +351,15 @@ class Cells:
             for cell in cells:
                 if not self._freeing[cell]:
                     del self._freeing[cell]
+
+
+def _title(cell: str) -> str:
+    """How messages call a cell: as the caller knows it."""
+    return scope.current().title(cell)
+
+
+def _name(cell: str) -> str:
+    return scope.current().relative(cell)
 
 
 def _depth(cell: str) -> int:

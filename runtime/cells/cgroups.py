@@ -6,7 +6,7 @@ Figures and file names are those of the kernel's Documentation/admin-guide/cgrou
 import os
 from collections.abc import Iterator
 from contextlib import suppress
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Final
 
 from runtime.cells.model import SYSTEM, numbers
@@ -31,6 +31,8 @@ class Cgroups:
     def __init__(self, root: Path = ROOT) -> None:
         self._root = root
         self._cells = root / CELLS
+        inside = str(root.relative_to(ROOT)) if root.is_relative_to(ROOT) else "."
+        self._path = f"{PurePosixPath('/', inside, CELLS)}/"
 
     def prepare(self) -> None:
         """Make the folder of all cells and the system's own cell."""
@@ -49,6 +51,12 @@ class Cgroups:
             if not child.startswith("_"):
                 yield prefix + child
                 yield from self._below(folder / child, f"{prefix}{child}/")
+
+    def below(self, cgroup: str) -> str | None:
+        """The path below the folder of all cells; None for a cgroup outside.
+
+        `cgroup` is a path below the root of the whole tree, as /proc/PID/cgroup has it."""
+        return cgroup.removeprefix(self._path) if cgroup.startswith(self._path) else None
 
     def create(self, cell: str) -> None:
         """Make the cgroup of `cell`, whose parent exists, with every controller in it."""

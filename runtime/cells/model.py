@@ -9,11 +9,16 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Final, Self
 
 from initd.errors import InvalidArgument
+from runtime import scope
 
-# The system's own cell. No cell can have this name: `_` is not a label's.
+# The system's own cell, and what a caller in a cell sees that one called. No cell can have these
+# names: `_` is not a label's.
 SYSTEM: Final = "_system"
+SELF: Final = "_self"
 
-MAX_LEVELS: Final = 16
+# A level of List is a message in the one above, and protobuf reads no more than 100 of those.
+MAX_LEVELS: Final = 64
+MAX_NAME: Final = 1023
 MAX_LABEL: Final = 63
 DEFAULT_GRACE: Final = 10.0
 MAX_GRACE: Final = 3600.0
@@ -39,6 +44,8 @@ def cell_name(text: str, where: str) -> str:
     """Return `text` if it can be a cell's name."""
     if not text:
         raise InvalidArgument(f"{where}: is empty; give a name such as `web/api`")
+    if len(text) > MAX_NAME:
+        raise InvalidArgument(f"{where}: has {len(text)} characters; at most {MAX_NAME}")
     labels = text.split("/")
     if len(labels) > MAX_LEVELS:
         raise InvalidArgument(f"{where}: has {len(labels)} levels; at most {MAX_LEVELS}")
@@ -94,7 +101,8 @@ def identity(cell: str, executable: str) -> str:
 
 def title(cell: str, executable: str) -> str:
     """How messages call an executable."""
-    return f"executable {executable} of {'the system' if cell == SYSTEM else f'cell {cell}'}"
+    owner = "the system" if cell == SYSTEM else scope.current().title(cell)
+    return f"executable {executable} of {owner}"
 
 
 def numbers(text: str, where: str) -> frozenset[int]:

@@ -1,5 +1,6 @@
 """aurae.cells.v0 over gRPC: translate, one call, translate back."""
 
+from dataclasses import replace
 from typing import Any, Final, TypeAlias
 
 from aurae.cells.v0 import cells_pb2, cells_pb2_grpc
@@ -7,8 +8,9 @@ from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
 from grpc import aio
 
-from initd.errors import InvalidArgument, Unimplemented
+from initd.errors import InvalidArgument, PermissionDenied, Unimplemented
 from initd.processes.model import State
+from runtime import scope
 from runtime.cells import cells, model
 
 # Generic in its stub only.
@@ -33,14 +35,13 @@ class CellService(cells_pb2_grpc.CellServiceServicer):
         if not request.HasField("cell"):
             raise InvalidArgument("cell: is missing; say what to allocate")
         cell = cell_from_proto(request.cell)
-        self._cells.allocate(cell)
+        self._cells.allocate(replace(cell, name=scope.current().absolute(cell.name)))
         return cells_pb2.CellServiceAllocateResponse(cell_name=cell.name, cgroup_v2=True)
 
     async def Free(
         self, request: cells_pb2.CellServiceFreeRequest, context: Context
     ) -> cells_pb2.CellServiceFreeResponse:
-        name = model.cell_name(request.cell_name, "cell_name")
-        await self._cells.free(name, _grace(request))
+        await self._cells.free(_named(request.cell_name), _grace(request))
         return cells_pb2.CellServiceFreeResponse()
 
     async def Start(
@@ -48,11 +49,9 @@ class CellService(cells_pb2_grpc.CellServiceServicer):
     ) -> cells_pb2.CellServiceStartResponse:
         if not request.HasField("executable"):
             raise InvalidArgument("executable: is missing; say what to start")
+        uid, gid = _identity(request)
         process = await self._cells.start(
-            _cell(request),
-            executable_from_proto(request.executable),
-            uid=model.user_or_group(request.uid, "uid"),
-            gid=model.user_or_group(request.gid, "gid"),
+            _cell(request), executable_from_proto(request.executable), uid=uid, gid=gid
         )
         return cells_pb2.CellServiceStartResponse(pid=process.pid, uid=process.uid, gid=process.gid)
 
@@ -66,7 +65,8 @@ class CellService(cells_pb2_grpc.CellServiceServicer):
     async def List(
         self, request: cells_pb2.CellServiceListRequest, context: Context
     ) -> cells_pb2.CellServiceListResponse:
-        return cells_pb2.CellServiceListResponse(cells=map(_node_to_proto, self._cells.list()))
+        nodes = self._cells.list(scope.current().cell)
+        return cells_pb2.CellServiceListResponse(cells=map(_node_to_proto, nodes))
 
     async def Wait(
         self, request: cells_pb2.CellServiceWaitRequest, context: Context
@@ -81,11 +81,33 @@ def _cell(
     | cells_pb2.CellServiceStopRequest
     | cells_pb2.CellServiceWaitRequest,
 ) -> str | None:
+    """The caller's own cell where none is named."""
     if not request.HasField("cell_name"):
-        return None
-    if request.cell_name == model.SYSTEM:
-        raise InvalidArgument(f"cell_name: leave it out for the system's own cell, {model.SYSTEM}")
-    return model.cell_name(request.cell_name, "cell_name")
+        return scope.current().cell
+    if request.cell_name in (model.SYSTEM, model.SELF):
+        raise InvalidArgument(f"cell_name: leave it out for {request.cell_name}")
+    return _named(request.cell_name)
+
+
+def _named(name: str) -> str:
+    relative = model.cell_name(name, "cell_name")
+    return model.cell_name(scope.current().absolute(relative), "cell_name")
+
+
+def _identity(request: cells_pb2.CellServiceStartRequest) -> tuple[int, int]:
+    """User and group to start as. Who is not root gives nobody else's rights away."""
+    own = scope.current().identity
+    uid, gid = own or (0, 0)
+    if request.HasField("uid"):
+        uid = model.user_or_group(request.uid, "uid")
+    if request.HasField("gid"):
+        gid = model.user_or_group(request.gid, "gid")
+    if own is not None and (uid, gid) != own:
+        raise PermissionDenied(
+            f"uid, gid: {uid}, {gid} are not the caller's own {own[0]}, {own[1]}; leave them out, "
+            "or call as root of the cell"
+        )
+    return uid, gid
 
 
 def _grace(
@@ -167,10 +189,20 @@ def executable_to_proto(executable: model.Executable) -> cells_pb2.Executable:
 
 def _node_to_proto(node: cells.Node) -> cells_pb2.CellGraphNode:
     return cells_pb2.CellGraphNode(
-        cell=cells_pb2.Cell(name=model.SYSTEM) if node.cell is None else cell_to_proto(node.cell),
+        cell=_cell_to_proto(node.cell),
         children=map(_node_to_proto, node.children),
         executables=map(_status_to_proto, node.executables),
     )
+
+
+def _cell_to_proto(cell: model.Cell | None) -> cells_pb2.Cell:
+    """With the name that the caller knows it by."""
+    if cell is None:
+        return cells_pb2.Cell(name=model.SYSTEM)
+    own = scope.current()
+    message = cell_to_proto(cell)
+    message.name = model.SELF if cell.name == own.cell else own.relative(cell.name)
+    return message
 
 
 def _status_to_proto(status: cells.Status) -> cells_pb2.ExecutableStatus:

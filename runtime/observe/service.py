@@ -8,6 +8,7 @@ from grpc import aio
 
 from initd.errors import InvalidArgument, Unimplemented
 from initd.processes.model import Process
+from runtime import scope
 from runtime.cells import model as cells
 from runtime.observe.model import Lines, Lost
 from runtime.observe.streams import OUTPUTS, Item, Streams
@@ -75,16 +76,17 @@ class ObserveService(observe_pb2_grpc.ObserveServiceServicer):
                 + ("both are given; give one of them" if named else "give one of them")
             )
         if named:
-            cell = cells.SYSTEM
+            cell = scope.current().cell or cells.SYSTEM
             if request.HasField("cell_name"):
-                cell = cells.cell_name(request.cell_name, "cell_name")
+                relative = cells.cell_name(request.cell_name, "cell_name")
+                cell = cells.cell_name(scope.current().absolute(relative), "cell_name")
             name = cells.executable_name(request.executable_name, "executable_name")
             return self._streams.by_id(cells.identity(cell, name), cells.title(cell, name))
         if request.HasField("cell_name"):
             raise InvalidArgument("cell_name: goes with executable_name only; leave it out")
         if request.process_id < 0:
             raise InvalidArgument(f"process_id: {request.process_id} is negative; give a process")
-        return self._streams.by_pid(request.process_id)
+        return self._streams.by_pid(request.process_id, within=scope.current().cell)
 
 
 class _Messages:

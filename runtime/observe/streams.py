@@ -10,6 +10,7 @@ from typing import Final
 from initd.errors import NotFound
 from initd.linux import inotify
 from initd.processes.model import Process
+from runtime.cells import model as cells
 from runtime.observe.model import Lines, Lost, Reader
 from runtime.observe.wakeups import Wakeups
 from runtime.processes import Processes
@@ -66,9 +67,13 @@ class Streams:
         self._processes = processes
         self._wakeups = wakeups
 
-    def by_pid(self, pid: int) -> Process:
-        """The process that has, or had last, this process ID."""
-        found = [process for process in self._processes if process.pid == pid]
+    def by_pid(self, pid: int, *, within: str | None = None) -> Process:
+        """The process that has, or had last, this process ID, `within` a cell or anywhere."""
+        found = [
+            process
+            for process in self._processes
+            if process.pid == pid and (within is None or _within(process, within))
+        ]
         if not found:
             raise NotFound(f"process {pid}: is no executable's first process; see List")
         return found[-1]
@@ -143,3 +148,8 @@ def _oldest(sources: Iterable[_Source]) -> list[Item]:
         if not source.pending:
             break
     return items
+
+
+def _within(process: Process, cell: str) -> bool:
+    there = process.meta.get("cell")
+    return isinstance(there, str) and cells.within(there, cell)

@@ -1,19 +1,26 @@
 """The border that every call crosses: who calls, for how long, and what an error looks like."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from typing import Any, Final, TypeAlias
 
 import grpc
 from google.protobuf.message import DecodeError
 from grpc import StatusCode, aio
 
-from initd.errors import InvalidArgument, Unavailable
-from runtime.server import callers, errors
+from initd.errors import InvalidArgument, PermissionDenied, ResourceExhausted, Unavailable
+from runtime import scope
+from runtime.server import errors
+from runtime.server.callers import Caller, Callers
+from runtime.server.reach import reaches
 
 # Seconds that a call may take where its caller gives no deadline.
 LIMIT: Final = 30.0
+
+# Calls in flight from one outermost cell with all below it: each costs the runtime memory.
+CALLS: Final = 256
 
 # These end by themselves: by a grace that the caller gives, or when what they wait for happens.
 UNLIMITED: Final = frozenset(
@@ -71,8 +78,9 @@ class Border(aio.ServerInterceptor):
     Streams and `UNLIMITED` calls live until they are done, their caller leaves or the API drains.
     """
 
-    def __init__(self, trust_domain: str | None = None, *, limit: float = LIMIT) -> None:
-        self._trust_domain = trust_domain
+    def __init__(self, callers: Callers, *, limit: float = LIMIT) -> None:
+        self._callers = callers
+        self._of_tenants: Counter[str] = Counter()
         self._limit = limit
         self._wrapped: dict[str, Handler] = {}
         self._unlimited: set[asyncio.Timeout] = set()
@@ -85,8 +93,8 @@ class Border(aio.ServerInterceptor):
         """Refuse new calls, end those without limit, and wait `grace` seconds for the others."""
         self._draining = True
         now = asyncio.get_running_loop().time()
-        for scope in tuple(self._unlimited):
-            scope.reschedule(now)
+        for bound in tuple(self._unlimited):
+            bound.reschedule(now)
         try:
             async with asyncio.timeout(grace):
                 await self._idle.wait()
@@ -151,28 +159,50 @@ class Border(aio.ServerInterceptor):
         limit = None if streaming or method in UNLIMITED else self._limit
         self._calls += 1
         self._idle.clear()
-        scope = asyncio.timeout(limit)
+        bound = asyncio.timeout(limit)
         try:
-            callers.check(context.peer(), context.auth_context() or {}, self._trust_domain)
+            caller = self._callers.check(context.peer(), context.auth_context() or {})
             if self._draining and method not in ALWAYS:
                 raise Unavailable(STOPPING)
-            async with scope:
-                if limit is None:
-                    self._unlimited.add(scope)
-                yield
+            with self._counted(method, caller), scope.entered(caller.scope):
+                async with bound:
+                    if limit is None:
+                        self._unlimited.add(bound)
+                    yield
         except aio.AbortError:
             raise
         except Exception as e:
-            if isinstance(e, TimeoutError) and scope.expired():
+            if isinstance(e, TimeoutError) and bound.expired():
                 code, message = self._expired(method)
             else:
                 code, message = errors.status(e)
             await context.abort(code, message[:MAX_MESSAGE])
         finally:
-            self._unlimited.discard(scope)
+            self._unlimited.discard(bound)
             self._calls -= 1
             if not self._calls:
                 self._idle.set()
+
+    @contextmanager
+    def _counted(self, method: str, caller: Caller) -> Iterator[None]:
+        """What callers inside of cells may not: the node's own methods, and too much at once."""
+        if caller.scope.cell is None:
+            yield
+            return
+        if not reaches(method):
+            raise PermissionDenied(f"{method}: is not for callers in a cell; call from the node")
+        tenant = caller.tenant
+        if self._of_tenants[tenant] >= CALLS:
+            raise ResourceExhausted(
+                f"caller: {CALLS} calls of its outermost cell are open; end some first"
+            )
+        self._of_tenants[tenant] += 1
+        try:
+            yield
+        finally:
+            self._of_tenants[tenant] -= 1
+            if not self._of_tenants[tenant]:
+                del self._of_tenants[tenant]
 
     def _expired(self, method: str) -> tuple[StatusCode, str]:
         if self._draining:

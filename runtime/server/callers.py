@@ -1,24 +1,84 @@
-"""Who calls, and whether they may."""
+"""Who calls, whether they may, and how much of the node they see."""
 
+import os
 from collections.abc import Iterable, Mapping
-from typing import Final
+from dataclasses import dataclass
+from typing import ClassVar, Final
 
 from initd.errors import PermissionDenied
+from runtime.cells.cells import Cells
 from runtime.identity.spiffe import SpiffeId
+from runtime.scope import NODE, Scope
+from runtime.server.peers import Peer
 
 PEOPLE: Final = "/person/"
 
 
-def check(
-    peer: str, authentication: Mapping[str, Iterable[bytes]], trust_domain: str | None
-) -> None:
-    """Raises PermissionDenied unless the caller is one of our people, or came by the Unix socket.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Caller:
+    """Somebody who was let in."""
 
-    `peer` and `authentication` are gRPC's; TLS has verified the chain already. The Unix socket's
-    file mode let in root only.
-    """
-    if peer.startswith("unix:"):
-        return
+    ROOT: ClassVar = "root"
+    STRANGERS: ClassVar = "users outside of cells"
+
+    scope: Scope
+    tenant: str
+    """Whose calls and connections are counted together."""
+
+
+class Callers:
+    """Callers on the Unix socket by the address that the relay gave them, and all others."""
+
+    def __init__(self, trust_domain: str | None, cells: Cells) -> None:
+        self._trust_domain = trust_domain
+        self._cells = cells
+        self._local: dict[str, Caller] = {}
+
+    def caller(self, peer: Peer) -> Caller | None:
+        """Who that process is. None: it is where the cells are, and in none that is allocated.
+
+        Outside of cells the API is root's, and the runtime's own user's where that is another.
+        """
+        try:
+            cell = self._cells.holding(peer.cgroup)
+        except PermissionDenied:
+            return None
+        if cell is not None:
+            identity = (peer.uid, peer.gid) if peer.uid else None
+            scope = Scope(cell=cell, identity=identity)
+            return Caller(scope=scope, tenant=f"cell {cell.partition('/')[0]}")
+        trusted = peer.uid in (0, os.geteuid())
+        return Caller(scope=NODE, tenant=Caller.ROOT if trusted else Caller.STRANGERS)
+
+    def enter(self, address: str, caller: Caller) -> None:
+        """From now on calls from `address`, as gRPC writes it, are this caller's."""
+        self._local[address] = caller
+
+    def leave(self, address: str) -> None:
+        del self._local[address]
+
+    def check(self, peer: str, authentication: Mapping[str, Iterable[bytes]]) -> Caller:
+        """Whose call it is. Raises PermissionDenied.
+
+        `peer` and `authentication` are gRPC's; TLS has verified the chain already.
+        """
+        if not peer.startswith("unix"):
+            person = check_person(peer, authentication, self._trust_domain)
+            return Caller(scope=NODE, tenant=person)
+        caller = self._local.get(peer)
+        if caller is None:
+            raise PermissionDenied("caller: did not come by the API's own socket; use that")
+        if caller.tenant == Caller.STRANGERS:
+            raise PermissionDenied(
+                "caller: is neither root nor in a cell; call as root, or over TCP with an SVID"
+            )
+        return caller
+
+
+def check_person(
+    peer: str, authentication: Mapping[str, Iterable[bytes]], trust_domain: str | None
+) -> str:
+    """The SPIFFE ID of one of our people. Raises PermissionDenied for anybody else."""
     if trust_domain is None or not list(authentication.get("x509_pem_cert", ())):
         raise PermissionDenied(
             f"caller {peer}: has no certificate; use an SVID of the trust domain"
@@ -35,3 +95,4 @@ def check(
         raise PermissionDenied(f"caller: {e}; {needed}") from e
     if identity.trust_domain != trust_domain or not identity.below(PEOPLE):
         raise PermissionDenied(f"caller {identity}: may not use this API; {needed}")
+    return str(identity)

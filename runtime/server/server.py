@@ -4,6 +4,7 @@ import asyncio
 import logging
 import os
 import signal
+import socket
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
@@ -22,9 +23,11 @@ from runtime.cells.specs import Specs
 from runtime.observe.streams import Streams
 from runtime.observe.wakeups import Wakeups
 from runtime.processes import Processes
-from runtime.server import credentials
+from runtime.server import credentials, peers
 from runtime.server.border import Border
+from runtime.server.callers import Callers
 from runtime.server.health import Health
+from runtime.server.relay import Find, Relay, listen
 from runtime.server.services import NAMES, SERVICES, Parts
 from runtime.server.settings import Settings
 
@@ -58,55 +61,65 @@ class Serving:
     parts: Parts
 
 
-async def serve(settings: Settings, version: str, cgroups: Cgroups) -> None:
+async def serve(
+    settings: Settings, version: str, cgroups: Cgroups, find: Find = peers.find
+) -> None:
     """Serve until SIGTERM or SIGINT, then drain."""
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    async with serving(settings, version, cgroups):
+    async with serving(settings, version, cgroups, find):
         await stop.wait()
         log.info("stopping")
     log.info("stopped")
 
 
 @asynccontextmanager
-async def serving(settings: Settings, version: str, cgroups: Cgroups) -> AsyncIterator[Serving]:
-    """Serve within the block; drain at its end."""
+async def serving(
+    settings: Settings, version: str, cgroups: Cgroups, find: Find = peers.find
+) -> AsyncIterator[Serving]:
+    """Serve within the block; drain at its end. `find` tells who connects to the Unix socket."""
     if api_implementation.Type() != "upb":
         log.warning("protobuf: is not compiled but pure Python, so the API is slow; mend the image")
     identity = _credentials(settings.credentials)
-    border = Border(identity.identity.trust_domain if identity else None)
-    server = aio.server(interceptors=[border], options=OPTIONS)
     processes = Processes(settings.initd)
+    cells = Cells(cgroups, Specs(settings.cells), processes)
+    callers = Callers(identity.identity.trust_domain if identity else None, cells)
+    border = Border(callers)
+    server = aio.server(interceptors=[border], options=OPTIONS)
     with Wakeups() as wakeups:
         parts = Parts(
             version=version,
             processes=processes,
-            cells=Cells(cgroups, Specs(settings.cells), processes),
+            cells=cells,
             streams=Streams(settings.logs, processes, wakeups),
             health=Health(),
         )
         _register(server, parts)
-        parts.cells.recover()
+        cells.recover()
         where, port = _listen(server, settings, identity)
         await server.start()
         await parts.health.serve(NAMES)
-        log.info("serving on %s", where)
-        try:
-            async with asyncio.TaskGroup() as tasks:
-                connected = asyncio.Event()
-                owned = (
-                    tasks.create_task(processes.run(connected.set)),
-                    tasks.create_task(_announce(processes, connected, where)),
-                )
-                yield Serving(where, port, parts)
-                await parts.health.drain()
-                await border.drain(DRAIN)
-                for task in owned:
-                    task.cancel()
-        finally:
-            await server.stop(CUT)
+        # Only now may anybody connect: before, they are refused at once, and try again.
+        with Relay(_share(settings), settings.internal, callers, find) as relay:
+            cells.on_removed = relay.drop
+            log.info("serving on %s", where)
+            try:
+                async with asyncio.TaskGroup() as tasks:
+                    connected = asyncio.Event()
+                    owned = (
+                        tasks.create_task(processes.run(connected.set)),
+                        tasks.create_task(_announce(processes, connected, where)),
+                    )
+                    yield Serving(where, port, parts)
+                    await parts.health.drain()
+                    await border.drain(DRAIN)
+                    for task in owned:
+                        task.cancel()
+            finally:
+                await server.stop(CUT)
+                await relay.drain(CUT)
 
 
 async def _announce(processes: Processes, connected: asyncio.Event, where: str) -> None:
@@ -140,12 +153,12 @@ def _credentials(folder: Path) -> credentials.Credentials | None:
 def _listen(
     server: aio.Server, settings: Settings, identity: credentials.Credentials | None
 ) -> tuple[str, int | None]:
-    """Open the Unix socket, and the TCP port if the node can prove who it is."""
+    """Open gRPC's own Unix socket, and the TCP port if the node can prove who it is."""
     where = str(settings.socket)
-    settings.run.mkdir(mode=0o755, parents=True, exist_ok=True)
+    settings.internal.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     # The file is made by bind(2): only the mask keeps others out from its first moment on.
     with _umask(0o177):
-        server.add_insecure_port(f"unix:{settings.socket}")
+        server.add_insecure_port(f"unix:{settings.internal}")
     if identity is None:
         return where, None
     try:
@@ -165,6 +178,17 @@ def _listen(
         return where, None
     host = settings.listen.rpartition(":")[0]
     return f"{host}:{port} as {identity.identity} and {where}", port
+
+
+def _share(settings: Settings) -> socket.socket:
+    """The socket that callers connect to: in a folder that cells can have, and by its old name."""
+    listener = listen(settings.shared / settings.socket.name)
+    target = Path(settings.shared.name, settings.socket.name)
+    fresh = settings.socket.with_name(f".{settings.socket.name}")
+    fresh.unlink(missing_ok=True)
+    fresh.symlink_to(target)
+    fresh.rename(settings.socket)
+    return listener
 
 
 @contextmanager

@@ -21,7 +21,18 @@ class Settings:
 
     @property
     def socket(self) -> Path:
+        """The API's name on the node, which leads to where it is shared with cells."""
         return self.run / "aurae.sock"
+
+    @property
+    def shared(self) -> Path:
+        """What an isolated cell has as its own `run`."""
+        return self.run / "shared"
+
+    @property
+    def internal(self) -> Path:
+        """gRPC's own socket, in a folder that only we may enter."""
+        return self.run / "runtime" / "grpc.sock"
 
     @property
     def cells(self) -> Path:

@@ -126,6 +126,11 @@ REQUESTS = [
         'executable_name: "sleeper" batch: true',
     ),
     (
+        "cell stop _self sleeper",
+        cells.CellServiceStopRequest,
+        'executable_name: "sleeper"',
+    ),
+    (
         "logs _system/sleeper -f",
         observe.GetSubProcessStreamRequest,
         'executable_name: "sleeper" batch: true',

@@ -40,6 +40,17 @@ def test_every_setting_is_a_field_a_flag_and_a_key(file: Path) -> None:
     assert (by_flag.timeout, by_flag.output, by_flag.socket) == (5.0, "json", config.socket)
 
 
+def test_without_a_socket_it_is_the_one_of_this_node_or_cell(
+    file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(settings, "LOCAL", tmp_path / "aurae.sock")
+    monkeypatch.setattr(settings, "SEARCHED", ())
+    assert Config.load().socket is None
+    (tmp_path / "aurae.sock").touch()
+    assert Config.load().socket == Endpoint(tmp_path / "aurae.sock")
+    assert Config.load(None, {"socket": "node:8080"}).socket == Endpoint.parse("node:8080")
+
+
 def test_a_relative_path_counts_from_the_file(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file.write_text('[auth]\nca_crt = "pki/ca.crt"\n[system]\nsocket = "run/aurae.sock"\n')
     monkeypatch.chdir("/")

@@ -1,7 +1,10 @@
 """Runs the API as its program does, on the folders of a test: `api.py FOLDER LISTEN`."""
 
+import json
 import os
+import socket
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 from runtime.__main__ import GRPC
@@ -12,10 +15,16 @@ os.environ.update(GRPC)
 def main(folder: Path, listen: str) -> None:
     import asyncio
 
-    from runtime.server import log
+    from runtime.server import log, peers
     from runtime.server.server import serve
     from runtime.server.settings import Settings
     from tests.unit.runtime.node import FolderCgroups
+
+    def find(connection: socket.socket) -> peers.Peer:
+        """The true one, with what the test says of it: a JSON object in `FOLDER/caller`."""
+        said = folder / "caller"
+        told = json.loads(said.read_text()) if said.exists() else {"cgroup": "/"}
+        return replace(peers.find(connection), **told)
 
     settings = Settings(
         listen=listen,
@@ -24,7 +33,7 @@ def main(folder: Path, listen: str) -> None:
         initd=folder / "initd.sock",
     )
     log.to_stderr("info")
-    asyncio.run(serve(settings, "1.2.3", FolderCgroups(folder / "cgroup")))
+    asyncio.run(serve(settings, "1.2.3", FolderCgroups(folder / "cgroup"), find))
 
 
 main(Path(sys.argv[1]), sys.argv[2])

@@ -12,7 +12,7 @@ from typing import Any, Final
 
 import grpc
 from aurae.cells.v0 import cells_pb2, cells_pb2_grpc
-from aurae.discovery.v0 import discovery_pb2_grpc
+from aurae.discovery.v0 import discovery_pb2, discovery_pb2_grpc
 from aurae.node.v0 import node_pb2_grpc
 from aurae.observe.v0 import observe_pb2_grpc
 from grpc_health.v1 import health_pb2_grpc
@@ -164,8 +164,24 @@ def api(folder: Path, listen: str = "127.0.0.1:0") -> Iterator[subprocess.Popen[
 
 @contextmanager
 def client(folder: Path) -> Iterator[Node]:
-    with grpc.insecure_channel(f"unix:{folder}/aurae.sock") as channel:
+    # A pool of its own: channels with equal arguments share connections.
+    options = [("grpc.use_local_subchannel_pool", 1)]
+    with grpc.insecure_channel(f"unix:{folder}/aurae.sock", options) as channel:
         yield Node(folder, channel)
+
+
+@contextmanager
+def inside(folder: Path, cell: str, **identity: int) -> Iterator[Node]:
+    """The API as seen by a process in an executable's cgroup in `cell`, of that `uid` and `gid`."""
+    caller = folder / "caller"
+    caller.write_text(json.dumps({"cgroup": f"/aurae/{cell}/_test", **identity}))
+    try:
+        with client(folder) as there:
+            there.discovery.Discover(discovery_pb2.DiscoverRequest(), timeout=DEADLINE)
+            caller.unlink()
+            yield there
+    finally:
+        caller.unlink(missing_ok=True)
 
 
 @contextmanager

@@ -79,7 +79,7 @@ def test_a_cell_needs_its_ancestors_and_a_free_name(node: Node) -> None:
         ({"name": ""}, "cell.name", "empty"),
         ({"name": "a_b"}, "cell.name", "a-z A-Z 0-9"),
         ({"name": "a" * 64}, "cell.name", "64 characters"),
-        ({"name": "a" + "/a" * 99}, "cell.name", "100 levels; at most 16"),
+        ({"name": "a" + "/a" * 99}, "cell.name", "100 levels; at most 64"),
         ({"name": "../a"}, "cell.name", "a-z A-Z 0-9"),
         ({"name": "x", "cpu": {"weight": 0}}, "cell.cpu.weight", "below 1,"),
         ({"name": "x", "cpu": {"weight": 10001}}, "cell.cpu.weight", "above 10000,"),

@@ -1,6 +1,7 @@
 """The API as a whole: health, reflection, discovery, limits, drain."""
 
 import stat
+from pathlib import Path
 from typing import Any, TypeAlias
 
 import grpc
@@ -73,10 +74,13 @@ def test_reflection_lists_every_service(node: Node) -> None:
     assert listed > {*NAMES, "grpc.health.v1.Health"}
 
 
-def test_the_unix_socket_is_for_its_owner_only(node: Node) -> None:
-    mode = (node.folder / "aurae.sock").stat().st_mode
-    assert stat.S_ISSOCK(mode)
-    assert stat.S_IMODE(mode) == 0o600
+def test_anybody_may_connect_to_the_unix_socket_and_nobody_to_grpcs_own(node: Node) -> None:
+    shared = node.folder / "aurae.sock"
+    assert shared.readlink() == Path("shared/aurae.sock")
+    assert stat.S_ISSOCK(shared.stat().st_mode)
+    assert stat.S_IMODE(shared.stat().st_mode) == 0o666
+    assert stat.S_IMODE((node.folder / "runtime").stat().st_mode) == 0o700
+    assert [entry.name for entry in (node.folder / "shared").iterdir()] == ["aurae.sock"]
 
 
 def test_an_unknown_method_is_unimplemented(node: Node) -> None:
