@@ -1,12 +1,16 @@
 """`aer cell`: the commands of CellService."""
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from aer import forest, output, parse
 from aer.command import Argument, Call, Command
+
+if TYPE_CHECKING:
+    from aurae.cells.v0 import cells_pb2
+    from google.protobuf.message import Message
 
 _SERVICE: Final = "aurae.cells.v0.CellService"
 
@@ -42,9 +46,24 @@ def start(call: Call) -> int:
 
     request = call.request(cells_pb2.CellServiceStartRequest())
     with session(call) as node:
-        answer = node.unary(cells_pb2_grpc.CellServiceStub(node.channel).Start, request)
-        said = f"{_named(call)}: started, pid {answer.pid}, uid {answer.uid}, gid {answer.gid}"
-        output.show(node.config.output, answer, lambda: [said])
+        stub = cells_pb2_grpc.CellServiceStub(node.channel)
+        answer = node.unary(stub.Start, request)
+        if answer.pid:
+            said = f"{_named(call)}: started, pid {answer.pid}, uid {answer.uid}, gid {answer.gid}"
+        else:
+            said = f"{_named(call)}: waits for {', '.join(call['after'])}"
+        if not call["wait_ready"]:
+            output.show(node.config.output, answer, lambda: [said])
+            return 0
+        if node.config.output == "table":
+            print(said, flush=True)
+        ready = node.unbounded(
+            stub.Wait,
+            cells_pb2.CellServiceWaitRequest(
+                cell_name=call["cell"], executable_name=call["executable"], ready=True
+            ),
+        )
+        output.show(node.config.output, ready, lambda: [_standing(call, ready.status)])
     return 0
 
 
@@ -89,12 +108,72 @@ def wait(call: Call) -> int:
     with session(call) as node:
         answer = node.unbounded(cells_pb2_grpc.CellServiceStub(node.channel).Wait, request)
     status = answer.status
-    how = "killed by" if status.HasField("signal") else "ended with exit code"
-    said = f"{_named(call)}: {how} {forest.exit_text(status)}"
-    output.show(node.config.output, answer, lambda: [said])
+    output.show(node.config.output, answer, lambda: [_standing(call, status)])
     if not call["exit_code"]:
         return 0
     return 128 + status.signal if status.HasField("signal") else status.exit_code
+
+
+def apply(call: Call) -> int:
+    from aurae.cells.v0 import cells_pb2, cells_pb2_grpc
+
+    from aer.session import session
+
+    request = call.request(cells_pb2.CellServiceApplyRequest())
+    with session(call) as node:
+        answer = node.unbounded(cells_pb2_grpc.CellServiceStub(node.channel).Apply, request)
+    output.show(node.config.output, answer, lambda: map(_applied, answer.results))
+    return int(any(result.code for result in answer.results))
+
+
+def _applied(result: "cells_pb2.ApplyResult") -> str:
+    from aurae.cells.v0 import cells_pb2
+
+    outcome: str = cells_pb2.ApplyOutcome.Name(result.outcome)
+    said = outcome.removeprefix("APPLY_OUTCOME_").lower()
+    return f"{result.name}: {said}" + (f": {result.error}" if result.error else "")
+
+
+def _set(text: str) -> "tuple[Sequence[Message], Sequence[Message]]":
+    """The cells and executables in the JSON file of this name, `-` for standard input."""
+    from aurae.cells.v0 import cells_pb2
+    from google.protobuf.json_format import Parse, ParseError
+
+    request = cells_pb2.CellServiceApplyRequest()
+    try:
+        Parse(sys.stdin.read() if text == "-" else parse.path(text).read_text(), request)
+    except ParseError as e:
+        raise ValueError(f"{text}: {e}") from e
+    except OSError as e:
+        raise ValueError(f"{text}: {e.strerror}") from e
+    return request.cells, request.executables
+
+
+def events(call: Call) -> int:
+    from aurae.cells.v0 import cells_pb2, cells_pb2_grpc
+
+    from aer.session import session
+
+    with session(call) as node:
+        watch = cells_pb2_grpc.CellServiceStub(node.channel).Watch
+        for seen in node.unbounded(watch, cells_pb2.CellServiceWatchRequest()):
+            if node.config.output == "table":
+                for line in forest.events(seen):
+                    print(line, flush=True)
+            else:
+                output.show_item(node.config.output, seen)
+    return 0
+
+
+def _standing(call: Call, status: "cells_pb2.ExecutableStatus") -> str:
+    """How it ended, or that it is ready."""
+    if status.HasField("signal"):
+        said = f"killed by {forest.exit_text(status)}"
+    elif status.HasField("exit_code"):
+        said = f"ended with exit code {forest.exit_text(status)}"
+    else:
+        said = f"ready, pid {status.pid}" if status.ready else forest.state(status)
+    return f"{_named(call)}: {said}" + (f" ({status.reason})" if status.reason else "")
 
 
 def _named(call: Call) -> str:
@@ -124,6 +203,73 @@ def _limit(flag: str, field: str, help_: str, metavar: str) -> Argument:
     parser = parsers.get(metavar, parse.integer)
     return Argument(name=flag, help=help_, metavar=metavar, fields=(f"cell.{field}",), parse=parser)
 
+
+_SUPERVISION: Final = (
+    Argument(
+        name="--restart",
+        help="whether it is started again when it has ended",
+        choices=("never", "on_failure", "always"),
+        metavar="MODE",
+        fields=("executable.restart.mode",),
+    ),
+    Argument(
+        name="--backoff",
+        help="wait before the first restart; it doubles with each; the node's default is 1s",
+        metavar="DURATION",
+        fields=("executable.restart.backoff",),
+        parse=parse.duration,
+    ),
+    Argument(
+        name="--max-backoff",
+        help="the longest such wait; the node's default is 1m",
+        metavar="DURATION",
+        fields=("executable.restart.max_backoff",),
+        parse=parse.duration,
+    ),
+    Argument(
+        name="--restart-limit",
+        help="restarts within the window; after so many it rests as failed",
+        metavar="N",
+        fields=("executable.restart.limit",),
+        parse=parse.integer,
+    ),
+    Argument(
+        name="--restart-window",
+        help="the window of the limit; the node's default is 10m",
+        metavar="DURATION",
+        fields=("executable.restart.window",),
+        parse=parse.duration,
+    ),
+    Argument(
+        name="--after",
+        help="start it when this one is ready, EXECUTABLE or CELL/EXECUTABLE in a cell below; "
+        "may be repeated",
+        metavar="NAME",
+        fields=("executable.after",),
+        many=True,
+    ),
+    Argument(
+        name="--ready",
+        help="what makes it ready: that it has started, exits with 0, listens, or tells by "
+        "sd_notify",
+        choices=("started", "exit", "listen", "notify"),
+        metavar="KIND",
+        fields=("executable.readiness.kind",),
+    ),
+    Argument(
+        name="--listen",
+        help="with --ready listen: a TCP port, or the path of a Unix socket",
+        metavar="ADDRESS",
+        fields=("executable.readiness.listen",),
+    ),
+    Argument(
+        name="--ready-timeout",
+        help="end it if it is not ready in this time",
+        metavar="DURATION",
+        fields=("executable.readiness.timeout",),
+        parse=parse.duration,
+    ),
+)
 
 _LIMITS: Final = (
     _limit("--cpu-weight", "cpu.weight", "cpu.weight: share under contention, 1 to 10000", "N"),
@@ -179,7 +325,8 @@ COMMANDS: Final = (
     Command(
         words=("cell", "start"),
         help="start an executable in a cell",
-        text="Example: aer cell start web sleeper 'sleep 60'",
+        text="Example: aer cell start web sleeper 'sleep 60'. One that comes after others is "
+        "started when they are ready.",
         run=start,
         rpc=f"{_SERVICE}.Start",
         arguments=(
@@ -228,6 +375,12 @@ COMMANDS: Final = (
                 metavar="TEXT",
                 fields=("executable.description",),
             ),
+            *_SUPERVISION,
+            Argument(
+                name="--wait-ready",
+                help="wait until it is ready; an error if it comes to rest without",
+                switch=True,
+            ),
         ),
         trailing=Argument(
             name="args",
@@ -250,13 +403,46 @@ COMMANDS: Final = (
         rpc=f"{_SERVICE}.List",
     ),
     Command(
+        words=("cell", "apply"),
+        help="make a set of cells and executables",
+        text="What is there already stays as it is, so it can be applied again. The file has the "
+        'form of CellServiceApplyRequest in JSON: {"cells": [...], "executables": [...]}. A node '
+        "applies such a file at boot: the credential aurae.cells.json. Exit status 1 if an entry "
+        "was refused; the others are made all the same.",
+        run=apply,
+        rpc=f"{_SERVICE}.Apply",
+        arguments=(
+            Argument(
+                name="file",
+                help="the set, as JSON; - is standard input",
+                fields=("cells", "executables"),
+                parse=_set,
+                complete="file",
+            ),
+        ),
+    ),
+    Command(
+        words=("cell", "events"),
+        help="follow what changes in cells and executables",
+        text="First all there is, then each change as it happens.",
+        run=events,
+        rpc=f"{_SERVICE}.Watch",
+    ),
+    Command(
         words=("cell", "wait"),
-        help="wait until an executable has ended",
+        help="wait until an executable has come to rest",
+        text="That is when it has ended and is not to be started again.",
         run=wait,
         rpc=f"{_SERVICE}.Wait",
         arguments=(
             _CELL,
             _EXECUTABLE,
+            Argument(
+                name="--ready",
+                help="wait until it is ready instead; an error if it comes to rest without",
+                fields=("ready",),
+                switch=True,
+            ),
             Argument(
                 name="--exit-code",
                 help="exit with its code, or 128 and the signal that ended it",

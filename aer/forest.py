@@ -5,6 +5,8 @@ from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Final
 
+from aer import output
+
 if TYPE_CHECKING:
     from aurae.cells.v0 import cells_pb2
 
@@ -25,6 +27,45 @@ def rows(
     for node in nodes:
         yield _cell(node.cell, node.cell.name)
         yield from _inside(node, now, "", _lines(encoding))
+
+
+def events(seen: "cells_pb2.CellServiceWatchResponse") -> Iterator[str]:
+    """A line for each cell and executable that the answer tells of: time, name, what it is now."""
+    at = f"{seen.at.ToDatetime(tzinfo=UTC):%Y-%m-%dT%H:%M:%S.%f}"[:-3] + "Z"
+    for line in _changes(seen):
+        yield f"{at} {output.printable(line)}"
+
+
+def _changes(seen: "cells_pb2.CellServiceWatchResponse") -> Iterator[str]:
+    match seen.WhichOneof("change"):
+        case "snapshot":
+            yield from _all(seen.snapshot.cells)
+        case "allocated":
+            yield f"{seen.allocated.name}/ allocated {limits(seen.allocated)}".rstrip()
+        case "freed":
+            yield f"{seen.freed}/ freed"
+        case "executable":
+            yield _change(seen.executable.cell_name, seen.executable.status)
+        case "forgotten":
+            name = seen.forgotten.status.executable.name
+            yield f"{seen.forgotten.cell_name}/{name} forgotten"
+
+
+def _all(nodes: "Iterable[cells_pb2.CellGraphNode]") -> Iterator[str]:
+    for node in nodes:
+        yield f"{node.cell.name}/ {limits(node.cell)}".rstrip()
+        yield from (_change(node.cell.name, status) for status in node.executables)
+        yield from _all(node.children)
+
+
+def _change(cell: str, status: "cells_pb2.ExecutableStatus") -> str:
+    said = f"{cell}/{status.executable.name} {standing(status)}"
+    if status.pid and not status.HasField("ended_at"):
+        said += f" pid {status.pid}"
+    if exit_text(status):
+        said += f" exit {exit_text(status)}"
+    details = [text for text in (status.reason, status.status_text) if text]
+    return said + (f" ({'; '.join(details)})" if details else "")
 
 
 def _inside(
@@ -58,8 +99,8 @@ def _executable(status: "cells_pb2.ExecutableStatus", now: datetime, indent: str
     started = status.started_at.ToDatetime(tzinfo=UTC)
     return (
         indent + status.executable.name,
-        state(status),
-        str(status.pid),
+        standing(status),
+        str(status.pid or ""),
         age((now - started).total_seconds()) if status.HasField("started_at") else "",
         exit_text(status),
         " ".join([status.executable.command, *status.executable.args]),
@@ -79,6 +120,16 @@ def limits(cell: "cells_pb2.Cell") -> str:
     said += [f"memory.{field.name}={size(value)}" for field, value in cell.memory.ListFields()]
     said += ["isolated processes"] * cell.isolate_process + ["own network"] * cell.isolate_network
     return " ".join(said)
+
+
+def standing(status: "cells_pb2.ExecutableStatus") -> str:
+    """The state, with what it waits for and how often it was started again."""
+    said = state(status)
+    if status.waiting_for:
+        said += f" for {', '.join(status.waiting_for)}"
+    if status.restarts:
+        said += f", {status.restarts} restart{'s' if status.restarts > 1 else ''}"
+    return said
 
 
 def state(status: "cells_pb2.ExecutableStatus") -> str:

@@ -82,6 +82,10 @@ class Initd:
             more = answer["more"]
         return processes
 
+    async def finish(self, id: str) -> None:  # noqa: A002
+        """Close the log of an ended process that was spawned with an open one."""
+        await self._ask({"op": "finish", "id": id})
+
     async def forget(self, id: str) -> None:  # noqa: A002
         """Drop an ended process and its output."""
         await self._ask({"op": "forget", "id": id})

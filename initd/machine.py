@@ -22,10 +22,11 @@ from initd.logs.budget import Budget
 from initd.logs.stream import Stream
 from initd.loop import Loop
 from initd.power import PowerButtons
-from initd.processes import wire
+from initd.processes import notify, wire
 from initd.processes.cgroups import Cgroups
 from initd.processes.children import Children
 from initd.processes.model import How, Process, Status, StepReport
+from initd.processes.notify import Notify
 from initd.processes.operations import ProcessOperations
 from initd.processes.processes import Processes
 from initd.processes.wire import Object
@@ -57,6 +58,7 @@ class Machine:
         self._steps = list(begun.steps)
         self._services: dict[str, Service] = {}
         self._control: Control | None = None
+        self._notify: Notify | None = None
         self._down: How | None = None
         self._buttons = PowerButtons(self._loop, self._button_pressed)
         self._hardware = Hardware(self._loop, self._children, self._log, self._buttons.add)
@@ -94,6 +96,7 @@ class Machine:
             Step("signals", self._watch_signals),
             Step("supervision", self._watch_services),
             Step("control socket", self._listen),
+            Step("notify socket", self._hear_of_readiness, optional=True),
             Step("hostname", self._set_hostname),
             Step("loopback", _loopback_up),
             Step("clock", lambda: Done(clock.set_clock()), optional=True),
@@ -160,6 +163,7 @@ class Machine:
                 "signal": operations.signal,
                 "stop": operations.stop,
                 "list": operations.list,
+                "finish": operations.finish,
                 "forget": operations.forget,
                 "ready": self._ready,
                 "status": self._status,
@@ -167,6 +171,14 @@ class Machine:
             },
         )
         return Done(wire.SOCKET)
+
+    def _hear_of_readiness(self) -> Done:
+        path, link = Path(notify.SOCKET), Path(notify.LINK)
+        path.parent.mkdir(mode=0o755, exist_ok=True)
+        self._notify = Notify(self._loop, path, self._processes.told)
+        link.unlink(missing_ok=True)
+        link.symlink_to(path.relative_to(link.parent))
+        return Done(notify.LINK)
 
     def _watch_services(self) -> Done:
         for name, pipe in self._begun.pipes.items():

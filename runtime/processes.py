@@ -6,7 +6,7 @@ from collections import OrderedDict
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 from initd.client import Initd
 from initd.errors import AuraedError, NotFound, Unavailable
@@ -21,9 +21,19 @@ KEPT: Final = 1024
 # Seconds before a lost connection is tried again: first, and at most.
 RETRY: Final = (0.05, 2.0)
 
-_ORDER: Final = {State.RUNNING: 0, State.STOPPING: 1, State.ENDED: 2}
-
 Request = Callable[[Initd], Awaitable[Any]]
+
+
+class Listener(Protocol):
+    """Told while PID 1 is here, in one turn with the table's change. It must not raise."""
+
+    def changed(self, process: Process) -> None: ...
+
+    def gone(self, id_: str) -> None:
+        """It is forgotten."""
+
+    def complete(self) -> None:
+        """The table was made anew."""
 
 
 class Processes:
@@ -40,6 +50,11 @@ class Processes:
         self._waiting: dict[tuple[str, int], set[asyncio.Future[Process]]] = {}
         self._requests: asyncio.Queue[tuple[Request, asyncio.Future[Any]]] = asyncio.Queue()
         self._here = False
+        self._listener: Listener | None = None
+
+    def listen(self, listener: "Listener") -> None:
+        """Tell one who acts on changes."""
+        self._listener = listener
 
     async def run(self, here: Callable[[], None]) -> None:
         """Stay connected, for ever. `here` is called each time the table is complete."""
@@ -49,6 +64,8 @@ class Processes:
                 async with Initd(self._path) as initd, initd.events() as events:
                     self._replace(await initd.list())
                     self._here, delay = True, RETRY[0]
+                    if self._listener is not None:
+                        self._listener.complete()
                     here()
                     await self._connected(initd, events)
             except (Unavailable, OSError) as e:
@@ -120,9 +137,9 @@ class Processes:
     def _apply(self, process: Process) -> None:
         """Take what is newer. Answers and events may overtake each other."""
         before = self._table.get(process.id)
-        if before is not None and (before.serial, _ORDER[before.state]) > (
+        if before is not None and (before.serial, before.revision) >= (
             process.serial,
-            _ORDER[process.state],
+            process.revision,
         ):
             return
         self._table[process.id] = process
@@ -133,7 +150,9 @@ class Processes:
                 if not future.done():
                     future.set_result(process)
             while len(self._ended) > KEPT:
-                del self._table[self._ended.popitem(last=False)[0]]
+                self._drop(next(iter(self._ended)))
+        if self._here and self._listener is not None:
+            self._listener.changed(process)
 
     def __iter__(self) -> Iterator[Process]:
         """All that are known, in the order they were started. Unavailable while PID 1 is away."""
@@ -172,10 +191,15 @@ class Processes:
         process: Process = await self._ask(lambda initd: initd.stop(id_, grace))
         return process
 
-    def kill(self, id_: str) -> None:
-        """As `stop` without grace, for when nobody is there to be told how it went."""
+    def end(self, id_: str, grace: float) -> None:
+        """As `stop`, for when nobody is there to be told how it went."""
         with suppress(Unavailable):
-            self._ask(lambda initd: initd.stop(id_, 0)).add_done_callback(_ignored)
+            self._ask(lambda initd: initd.stop(id_, grace)).add_done_callback(_ignored)
+
+    def finish(self, id_: str) -> None:
+        """Close the log of an ended process; done if nothing is there to be closed."""
+        with suppress(Unavailable):
+            self._ask(lambda initd: initd.finish(id_)).add_done_callback(_ignored)
 
     async def forget(self, process: Process) -> None:
         """Drop an ended process and its output; done if that was so already."""
@@ -183,8 +207,13 @@ class Processes:
             await self._ask(lambda initd: initd.forget(process.id))
         now = self._table.get(process.id)
         if now is not None and now.serial == process.serial:
-            del self._table[process.id]
-            self._ended.pop(process.id, None)
+            self._drop(process.id)
+
+    def _drop(self, id_: str) -> None:
+        del self._table[id_]
+        self._ended.pop(id_, None)
+        if self._here and self._listener is not None:
+            self._listener.gone(id_)
 
     async def ready(self, message: str) -> None:
         await self._ask(lambda initd: initd.ready(message))

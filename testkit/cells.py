@@ -49,6 +49,9 @@ class Cell:
         gid: int | None = None,
         environment: Mapping[str, str] | None = None,
         working_directory: str = "",
+        restart: pb.RestartPolicy | None = None,
+        after: Sequence[str] = (),
+        readiness: pb.Readiness | None = None,
     ) -> pb.CellServiceStartResponse:
         """Start a shell command."""
         wanted = pb.Executable(
@@ -57,6 +60,9 @@ class Cell:
             args=args,
             environment=environment or {},
             working_directory=working_directory,
+            restart=restart,
+            after=after,
+            readiness=readiness,
         )
         request = pb.CellServiceStartRequest(
             cell_name=self.name, executable=wanted, uid=uid, gid=gid
@@ -71,9 +77,13 @@ class Cell:
             )
         )
 
-    def wait(self, executable: str, timeout: float = COMMAND_SECONDS) -> pb.ExecutableStatus:
-        """Wait for its end."""
-        request = pb.CellServiceWaitRequest(cell_name=self.name, executable_name=executable)
+    def wait(
+        self, executable: str, timeout: float = COMMAND_SECONDS, *, ready: bool = False
+    ) -> pb.ExecutableStatus:
+        """Wait for its rest, or until it is ready."""
+        request = pb.CellServiceWaitRequest(
+            cell_name=self.name, executable_name=executable, ready=ready
+        )
         return self.api.cells.Wait(request, timeout=timeout).status
 
     def status(self, executable: str) -> pb.ExecutableStatus:

@@ -36,14 +36,30 @@ def receive(connection: socket.socket, size: int, limit: int) -> tuple[bytes, li
     """One message of up to `size` bytes, its descriptors (ours to close), and whether it is whole.
 
     BlockingIOError: nothing is there. No bytes: the other end is closed."""
-    space = socket.CMSG_SPACE(limit * array.array("i").itemsize)
+    data, fds, whole, _ = receive_from(connection, size, limit)
+    return data, fds, whole
+
+
+def pass_credentials(receiver: socket.socket) -> None:
+    """Have the kernel tell with each message who sent it: unix(7), SO_PASSCRED."""
+    receiver.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
+
+
+def receive_from(
+    receiver: socket.socket, size: int, limit: int
+) -> tuple[bytes, list[int], bool, int]:
+    """As `receive`, with the sender's pid as we see it; 0 where the kernel does not tell."""
+    space = socket.CMSG_SPACE(limit * array.array("i").itemsize) + socket.CMSG_SPACE(_UCRED.size)
     flags = socket.MSG_DONTWAIT | socket.MSG_CMSG_CLOEXEC
-    data, ancillary, received, _ = connection.recvmsg(size, space, flags)
+    data, ancillary, received, _ = receiver.recvmsg(size, space, flags)
     fds = array.array("i")
+    pid = 0
     for level, kind, content in ancillary:
         if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
             fds.frombytes(content[: len(content) - len(content) % fds.itemsize])
-    return data, list(fds), not received & (socket.MSG_TRUNC | socket.MSG_CTRUNC)
+        elif level == socket.SOL_SOCKET and kind == socket.SCM_CREDENTIALS:
+            pid, _, _ = _UCRED.unpack(content)
+    return data, list(fds), not received & (socket.MSG_TRUNC | socket.MSG_CTRUNC), pid
 
 
 def close(fds: Sequence[int]) -> None:

@@ -35,7 +35,10 @@ class Pump:
             if self._pipe is None or not self._take():
                 break
         self._hang_up()
-        self.stream.finish()
+
+    def detach(self) -> None:
+        """Let go of the pipe; the stream is another's."""
+        self._hang_up()
 
     def close(self) -> None:
         self._hang_up()

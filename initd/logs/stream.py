@@ -59,6 +59,11 @@ class Stream:
         """For what PID 1 itself has to say."""
         self._enter(os.pwrite(self._data, data, self.size))
 
+    def end_line(self) -> None:
+        """Write a newline where the last line has none: another run of the executable follows."""
+        if self.tail(1) not in (b"", b"\n"):
+            self.write(b"\n")
+
     def tail(self, count: int) -> bytes:
         """The last `count` bytes."""
         first = max(self.start, self.size - count)

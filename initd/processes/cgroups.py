@@ -43,6 +43,10 @@ class Cgroups:
             with suppress(ProcessLookupError):
                 os.kill(pid, number)
 
+    def of(self, pid: int) -> str:
+        """The path of the cgroup that a process lives in. OSError: it is gone."""
+        return Path(f"/proc/{pid}/cgroup").read_text().strip().rpartition("0::/")[2]
+
     def processes(self, path: str) -> Iterator[int]:
         for folder, _, _ in os.walk(self.root / path):
             with suppress(OSError):

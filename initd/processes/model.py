@@ -28,6 +28,25 @@ class State(StrEnum):
     ENDED = "ended"
 
 
+class Log(StrEnum):
+    """Where the output of a process goes.
+
+    ============  ==========================================================================
+    log           the process writes to
+    ============  ==========================================================================
+    ``OWN``       a log of its own, which is closed when it has ended
+    ``OPEN``      a log of its own, which stays open when it has ended, for a next run
+    ``APPEND``    the open log of the process that had its id before; as ``OPEN`` if it has none
+    ============  ==========================================================================
+
+    An open log is closed by the operation ``finish``.
+    """
+
+    OWN = "own"
+    OPEN = "open"
+    APPEND = "append"
+
+
 class How(StrEnum):
     """What becomes of the machine at the end of the road down."""
 
@@ -48,11 +67,17 @@ class Spawn:
     uid: int = 0
     gid: int = 0
     meta: Mapping[str, Any] = field(default_factory=dict)
+    log: Log = Log.OWN
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Process:
-    """A process that runs or has ended. Times are nanoseconds since the epoch."""
+    """A process that runs or has ended. Times are nanoseconds since the epoch.
+
+    `log` is the serial number of the process that its log began with. `revision` counts the changes
+    of this process: of two values the one with the higher is the newer. `ready` and `status` are
+    what it has told by sd_notify.
+    """
 
     serial: int
     id: str
@@ -62,6 +87,10 @@ class Process:
     uid: int
     gid: int
     cgroup: str
+    log: int
+    revision: int = 0
+    ready: bool = False
+    status: str = ""
     ended: int | None = None
     code: int | None = None
     signal: int | None = None

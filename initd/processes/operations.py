@@ -56,6 +56,10 @@ class ProcessOperations:
             length += len(wire.encode(page[-1]))
         return {"processes": page, "more": False}
 
+    def finish(self, request: Object, _fds: Descriptors, _pid: int) -> Object:
+        self._processes.finish(wire.identifier(request))
+        return {}
+
     def forget(self, request: Object, _fds: Descriptors, _pid: int) -> Object:
         self._processes.forget(wire.identifier(request))
         return {}

@@ -27,28 +27,48 @@ from initd.processes import gate
 from initd.processes.cgroups import Cgroups
 from initd.processes.children import Children, Ending
 from initd.processes.command import resolve
-from initd.processes.model import Process, Spawn, State
+from initd.processes.model import Log, Process, Spawn, State
+from initd.processes.notify import Message
 
 ENDED_LIMIT: Final = 1024
 _STREAMS: Final = {1: "stdout", 2: "stderr"}
 # How long after its kill a leaf is looked at again, when no ending came that would have told.
 _RECHECK: Final = 0.02
 _RECHECK_LIMIT: Final = 1.0
+# How often, at most, others hear of a process's new status, in seconds.
+_SAY: Final = 0.25
 
 
 class _Owned:
     """A process and what PID 1 holds for it."""
 
-    __slots__ = ("ending", "folder", "kill_at", "process", "pumps", "recheck", "timer")
+    __slots__ = (
+        "ending",
+        "folder",
+        "kill_at",
+        "log_open",
+        "process",
+        "pumps",
+        "recheck",
+        "said",
+        "saying",
+        "timer",
+    )
 
-    def __init__(self, process: Process, folder: Path, pumps: tuple[Pump, ...]) -> None:
+    def __init__(
+        self, process: Process, folder: Path, pumps: tuple[Pump, ...], *, log_open: bool
+    ) -> None:
         self.process = process
         self.folder = folder
         self.pumps = pumps
+        self.log_open = log_open
         self.timer: Timer | None = None
         self.kill_at = 0.0
         self.ending: Ending | None = None
         self.recheck = _RECHECK
+        # Its status, which others hear of a little later.
+        self.said = ""
+        self.saying: Timer | None = None
 
 
 class Processes:
@@ -75,6 +95,8 @@ class Processes:
         self._owned: dict[str, _Owned] = {}
         # Ended ones by id, the one that ended first in front.
         self._ended: dict[str, _Owned] = {}
+        # Those that have not ended, by leaf.
+        self._leaves: dict[str, _Owned] = {}
         self._serial = 0
         self._closed = False
 
@@ -89,14 +111,16 @@ class Processes:
             )
         path, argv = resolve(spawn)
         serial = self._serial + 1
+        continued = former if spawn.log is Log.APPEND and former and former.log_open else None
         with ExitStack() as undo:
             self._make_leaf(spawn.cgroup)
             undo.callback(self._cgroups.remove, spawn.cgroup)
-            folder = self._logs / str(serial)
-            folder.mkdir(parents=True, mode=0o700)
-            undo.callback(_remove, folder)
+            folder = self._logs / str(serial) if continued is None else continued.folder
+            if continued is None:
+                folder.mkdir(parents=True, mode=0o700)
+                undo.callback(_remove, folder)
             with ExitStack() as theirs:
-                pumps, pipes = self._make_streams(folder, fds, undo, theirs)
+                pumps, pipes = self._make_streams(folder, continued, fds, undo, theirs)
                 null = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
                 theirs.callback(os.close, null)
                 started = time.time_ns()
@@ -112,12 +136,16 @@ class Processes:
             uid=spawn.uid,
             gid=spawn.gid,
             cgroup=spawn.cgroup,
+            log=serial if continued is None else continued.process.log,
             meta=spawn.meta,
         )
-        if former is not None:
+        if continued is not None:
+            self._ended.pop(spawn.id, None)
+        elif former is not None:
             self._drop(former)
-        owned = _Owned(process, folder, pumps)
+        owned = _Owned(process, folder, pumps, log_open=spawn.log is not Log.OWN)
         self._owned[spawn.id] = owned
+        self._leaves[spawn.cgroup] = owned
         self._children.add(pid, lambda ending: self._first_ended(owned, ending))
         self._on_change(process)
         return process
@@ -129,6 +157,20 @@ class Processes:
         owned = self._living(id)
         with suppress(ProcessLookupError):
             os.kill(owned.process.pid, number)
+
+    def told(self, pid: int, message: Message) -> None:
+        """A process says something of itself: what counts is the leaf that it lives in. Nobody's
+        word is left out, and that of one that has ended."""
+        owned = self._speaker(pid)
+        if owned is None:
+            return
+        if message.status is not None:
+            owned.said = message.status
+        if message.ready and not owned.process.ready:
+            self._set(owned, replace(owned.process, ready=True, status=owned.said))
+        elif owned.said != owned.process.status and owned.saying is None:
+            # Who chats must not keep those busy who listen to changes.
+            owned.saying = self._loop.later(_SAY, lambda: self._say(owned))
 
     def stop(self, id: str, grace: float) -> Process:  # noqa: A002
         """SIGTERM to the whole leaf now, SIGKILL after `grace` seconds; answers at once.
@@ -150,6 +192,16 @@ class Processes:
         """The oldest first."""
         processes = [owned.process for owned in self._owned.values()]
         return sorted(processes, key=lambda process: process.serial)
+
+    def finish(self, id: str) -> None:  # noqa: A002
+        """Close the log of an ended process: no other run follows. Once more does no harm."""
+        owned = self._find(id)
+        if owned.process.state is not State.ENDED:
+            raise FailedPrecondition(f"process {id}: has not ended: stop it first")
+        if owned.log_open:
+            owned.log_open = False
+            for pump in owned.pumps:
+                pump.stream.finish()
 
     def forget(self, id: str) -> None:  # noqa: A002
         owned = self._find(id)
@@ -179,20 +231,33 @@ class Processes:
             raise NotFound(f"cgroup {path}: its parent does not exist: make that first") from error
 
     def _make_streams(
-        self, folder: Path, fds: Mapping[int, int], undo: ExitStack, theirs: ExitStack
+        self,
+        folder: Path,
+        continued: _Owned | None,
+        fds: Mapping[int, int],
+        undo: ExitStack,
+        theirs: ExitStack,
     ) -> tuple[tuple[Pump, ...], dict[int, int]]:
-        """Pumps, and the write ends for the child. A stream that the caller passed stays empty."""
+        """Pumps, and the write ends for the child. A stream that the caller passed stays as it is.
+
+        Those of a process whose log is continued lose their streams to the new ones only when all
+        has worked: neither has a pipe any more that it could read from."""
         pumps = []
         pipes: dict[int, int] = {}
-        for number, name in _STREAMS.items():
+        for index, (number, name) in enumerate(_STREAMS.items()):
             read, write = make_pipe()
             theirs.callback(os.close, write)
             try:
-                pump = Pump(self._loop, read, Stream(folder / name), self._budget)
+                if continued is None:
+                    stream = Stream(folder / name)
+                else:
+                    stream = continued.pumps[index].stream
+                    stream.end_line()
+                pump = Pump(self._loop, read, stream, self._budget)
             except BaseException:
                 os.close(read)
                 raise
-            undo.callback(pump.close)
+            undo.callback(pump.close if continued is None else pump.detach)
             if number in fds:
                 pump.drain()
             else:
@@ -246,11 +311,19 @@ class Processes:
         assert owned.ending is not None
         for pump in owned.pumps:
             pump.drain()
+            if not owned.log_open:
+                pump.stream.finish()
         code, number = owned.ending
         ended = replace(
-            owned.process, state=State.ENDED, ended=time.time_ns(), code=code, signal=number
+            owned.process,
+            state=State.ENDED,
+            ended=time.time_ns(),
+            code=code,
+            signal=number,
+            status=owned.said,
         )
         self._ended[ended.id] = owned
+        del self._leaves[leaf]
         self._set(owned, ended)
         if len(self._ended) > ENDED_LIMIT:
             self.forget(next(iter(self._ended)))
@@ -273,9 +346,26 @@ class Processes:
             leaf = owned.process.cgroup
             owned.timer = self._loop.later(grace, lambda: self._cgroups.kill(leaf))
 
+    def _say(self, owned: _Owned) -> None:
+        owned.saying = None
+        if owned.said != owned.process.status and owned.process.state is not State.ENDED:
+            self._set(owned, replace(owned.process, status=owned.said))
+
+    def _speaker(self, pid: int) -> _Owned | None:
+        try:
+            path = self._cgroups.of(pid)
+        except OSError:
+            return None
+        while path:
+            owned = self._leaves.get(path)
+            if owned is not None and owned.ending is None:
+                return owned
+            path = path.rpartition("/")[0]
+        return None
+
     def _set(self, owned: _Owned, process: Process) -> None:
-        owned.process = process
-        self._on_change(process)
+        owned.process = replace(process, revision=owned.process.revision + 1)
+        self._on_change(owned.process)
 
     def _find(self, id: str) -> _Owned:  # noqa: A002
         owned = self._owned.get(id)

@@ -7,7 +7,7 @@ from typing import Any, Final
 
 from initd import errors
 from initd.linux.spawn import CHILD_DESCRIPTORS
-from initd.processes.model import Process, ServiceReport, Spawn, State, Status, StepReport
+from initd.processes.model import Log, Process, ServiceReport, Spawn, State, Status, StepReport
 
 SOCKET: Final = "/run/aurae/initd.sock"
 # What a request may measure; an answer may be a little longer, never twice that.
@@ -86,6 +86,7 @@ def spawn_to_object(spawn: Spawn) -> Object:
         "gid": spawn.gid,
         "cgroup": spawn.cgroup,
         "meta": dict(spawn.meta),
+        "log": spawn.log.value,
     }
 
 
@@ -119,6 +120,7 @@ def spawn_from_object(message: Object) -> Spawn:
         gid=_number("gid", message.get("gid", 0)),
         cgroup=_cgroup(message.get("cgroup")),
         meta=meta,
+        log=_log(message.get("log", Log.OWN.value)),
     )
 
 
@@ -159,6 +161,10 @@ def process_to_object(process: Process) -> Object:
         "uid": process.uid,
         "gid": process.gid,
         "cgroup": process.cgroup,
+        "log": process.log,
+        "revision": process.revision,
+        "ready": process.ready,
+        "status": process.status,
         "meta": dict(process.meta),
     }
 
@@ -208,6 +214,14 @@ def _number(field: str, value: object) -> int:
     if type(value) is not int or not 0 <= value < _ID_LIMIT:
         raise errors.InvalidArgument(f"{field}: must be a number from 0 to {_ID_LIMIT - 1}")
     return value
+
+
+def _log(value: Any) -> Log:
+    try:
+        return Log(value)
+    except ValueError as error:
+        names = ", ".join(log.value for log in Log)
+        raise errors.InvalidArgument(f"log: must be one of {names}") from error
 
 
 def _cgroup(value: object) -> str:

@@ -3,10 +3,11 @@
 import asyncio
 import errno
 import logging
+import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -19,9 +20,13 @@ from initd.errors import (
     Unavailable,
 )
 from initd.processes import wire
-from initd.processes.model import Process, Spawn, State
+from initd.processes.model import Log, Process, Spawn
+from initd.processes.model import State as ProcessState
 from runtime import scope
+from runtime.cells import wanted as decisions
 from runtime.cells.cgroups import Cgroups, leaf
+from runtime.cells.changes import Allocated, Change, Changed, Changes, Forgotten, Freed
+from runtime.cells.listening import listens
 from runtime.cells.model import (
     SYSTEM,
     Cell,
@@ -33,7 +38,11 @@ from runtime.cells.model import (
     title,
     within,
 )
+from runtime.cells.policy import Kind
 from runtime.cells.specs import Specs
+from runtime.cells.status import Status, supervised, unsupervised
+from runtime.cells.supervision import Supervision
+from runtime.cells.wanted import Wanted, WantedFiles
 from runtime.processes import Processes
 
 log = logging.getLogger(__name__)
@@ -46,14 +55,6 @@ ENVIRONMENT: Final = {
     "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
     "HOME": "/",
 }
-
-
-@dataclass(frozen=True, slots=True)
-class Status:
-    """An executable that runs or has ended."""
-
-    executable: Executable
-    process: Process
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,10 +75,25 @@ class Cells:
     started there while it ends what runs; two may free the same cell, the shorter grace wins.
     """
 
-    def __init__(self, cgroups: Cgroups, specs: Specs, processes: Processes) -> None:
+    def __init__(
+        self,
+        cgroups: Cgroups,
+        specs: Specs,
+        wanted: WantedFiles,
+        processes: Processes,
+        *,
+        notify: Path,
+    ) -> None:
+        """`notify` is PID 1's socket of sd_notify(3)."""
+        self._notify = notify
         self._cgroups = cgroups
         self._specs = specs
         self._processes = processes
+        self._supervision = Supervision(processes, wanted, self)
+        self._changes = Changes()
+        # What watchers know, while there are any.
+        self._told: dict[str, Status] = {}
+        processes.listen(self)
         self._cells: dict[str, Cell] = {}
         self._freeing: Counter[str] = Counter()
         self._starting: dict[str, set[asyncio.Future[Process]]] = {}
@@ -104,6 +120,7 @@ class Cells:
                     log.error("cell %s: is half-made and cannot be removed: %s", name, e)
         for name in specs.keys() - self._cells.keys():
             self._specs.remove(name)
+        self._supervision.recover({*self._cells, SYSTEM})
 
     def allocate(self, cell: Cell) -> None:
         """Make a cell with its limits. Either all of it exists afterwards or none."""
@@ -122,6 +139,7 @@ class Cells:
             self._specs.write(cell)
             undo.pop_all()
         self._cells[cell.name] = cell
+        self._changes.publish(time.time_ns(), Allocated(cell))
 
     def _limit(self, name: str, file: str, value: str) -> None:
         try:
@@ -156,25 +174,57 @@ class Cells:
                     parent=self._cgroups.mems(above),
                 )
 
+    def cell(self, name: str) -> Cell | None:
+        return self._cells.get(name)
+
+    def status(self, name: str | None, executable: str) -> Status | None:
+        """How an executable stands; None: there is none. NotFound: there is no such cell."""
+        with suppress(NotFound):
+            return self._status(identity(self._existing(name), executable))
+        self._existing(name)
+        return None
+
     async def start(
         self, name: str | None, executable: Executable, *, uid: int, gid: int
-    ) -> Process:
-        """Start an executable. It exists when this returns; cancelled, it is killed."""
+    ) -> Status:
+        """Start an executable. It exists when this returns, or waits for those that it is to come
+        after; cancelled, it is killed."""
         cell = self._existing(name)
         self._refuse_freeing(cell)
         id_ = identity(cell, executable.name)
         before = self._processes.get(id_)
-        if before is not None and before.state is not State.ENDED:
+        self._refuse_existing(cell, executable.name, before)
+        wanted = Wanted(
+            cell=cell,
+            executable=executable,
+            uid=uid,
+            gid=gid,
+            handled=before.serial if before is not None else 0,
+        )
+        # Before anything is done: what is wrong with it must be told now.
+        spawn = self.spawn_of(wanted, Log.OWN)
+        if executable.policy.supervised:
+            await self._supervision.start(wanted)
+        else:
+            await self._start(cell, spawn)
+            self._supervision.drop(id_)
+        return self._status(id_)
+
+    def _refuse_existing(self, cell: str, name: str, before: Process | None) -> None:
+        said = title(cell, name)
+        if before is not None and before.state is not ProcessState.ENDED:
             raise AlreadyExists(
-                f"{title(cell, executable.name)}: runs already as process {before.pid}; "
-                "stop it first, or use another name"
+                f"{said}: runs already as process {before.pid}; stop it first, or use another name"
             )
-        spawn = _spawn(cell, executable, uid=uid, gid=gid)
-        if not _is_folder(spawn.cwd):
-            raise FailedPrecondition(
-                f"executable.working_directory: {spawn.cwd} is no folder on this node; make it "
-                "first"
+        wanted = self._supervision.get(identity(cell, name))
+        if wanted is not None and wanted.rest is None:
+            standing = decisions.state(wanted, before).value
+            raise AlreadyExists(
+                f"{said}: is there already ({standing}); stop it first, or use another name"
             )
+
+    async def _start(self, cell: str, spawn: Spawn) -> Process:
+        id_ = spawn.id
         future = self._processes.spawn(spawn)
         starting = self._starting.setdefault(cell, set())
         starting.add(future)
@@ -188,17 +238,40 @@ class Cells:
     def _abandon(self, id_: str, started: asyncio.Future[Process]) -> None:
         if not started.cancelled() and started.exception() is None:
             log.warning("process %s: its caller left while it was started, killed", id_)
-            self._processes.kill(id_)
+            self._processes.end(id_, 0)
 
     async def stop(self, name: str | None, executable: str, grace: float) -> None:
-        """End the tree of an executable. It is gone when this returns."""
-        process = self._process(name, executable)
-        await self._end([process], grace)
+        """End the tree of an executable, and start it no more. It is gone when this returns."""
+        cell = self._existing(name)
+        id_ = identity(cell, executable)
+        if self._supervision.get(id_) is not None:
+            self._supervision.stop(id_)
+            await self._settled([cell])
+            if self._supervision.get(id_) is None:
+                return
+        process = self._processes.get(id_)
+        if process is not None:
+            await self._end([process], grace)
+        elif self._supervision.get(id_) is None:
+            raise NotFound(f"{title(cell, executable)}: does not exist; start it first")
 
-    async def wait(self, name: str | None, executable: str) -> Status:
-        """Wait for the end of an executable. Unbounded."""
-        process = await self._processes.ended(self._process(name, executable))
-        return Status(_executable(process), process)
+    async def wait(self, name: str | None, executable: str, *, ready: bool = False) -> Status:
+        """Wait until an executable has come to rest, or until it is ready. Unbounded.
+
+        FailedPrecondition: it has come to rest and is not ready."""
+        id_ = identity(self._existing(name), executable)
+        while (wanted := self._supervision.get(id_)) is not None:
+            if wanted.rest is not None or (ready and self._supervision.is_ready(id_)):
+                break
+            await self._supervision.changed(id_)
+        else:
+            process = self._process(name, executable)
+            if not (ready and self.is_ready(id_)):
+                await self._processes.ended(process)
+        status = self._status(id_)
+        if ready and not status.ready:
+            raise FailedPrecondition(_unready(id_, status))
+        return status
 
     async def free(self, name: str, grace: float) -> None:
         """End all that runs in the cell and below, children first, and remove it all.
@@ -208,11 +281,17 @@ class Cells:
         self._existing(name)
         subtree = [cell for cell in self._cells if within(cell, name)]
         with self._marked(subtree):
-            if starting := [f for cell in subtree for f in self._starting.get(cell, ())]:
-                await asyncio.wait(starting)
+            self._supervision.stop_all(subtree)
+            await self._settled(subtree)
             await self._end_all(subtree, grace)
             for cell in sorted(subtree, key=_depth, reverse=True):
                 await self._remove(cell)
+
+    async def _settled(self, cells: Sequence[str]) -> None:
+        """Wait until PID 1 has answered what it was asked to start."""
+        starting = [f for cell in cells for f in self._starting.get(cell, ())]
+        if starting := [*starting, *self._supervision.starting(cells)]:
+            await asyncio.wait(starting)
 
     async def _end_all(self, subtree: Sequence[str], grace: float) -> None:
         """Level by level, the deepest first. Each level has an equal share of the grace left."""
@@ -221,7 +300,7 @@ class Cells:
         levels: dict[int, list[Process]] = {}
         for process in self._processes:
             cell = cell_of(process)
-            if cell in subtree and cell is not None and process.state is not State.ENDED:
+            if cell in subtree and cell is not None and process.state is not ProcessState.ENDED:
                 levels.setdefault(_depth(cell), []).append(process)
         for depth in sorted(levels, reverse=True):
             share = max(0.0, deadline - clock()) / sum(1 for level in levels if level <= depth)
@@ -234,8 +313,8 @@ class Cells:
     async def _end(self, processes: Sequence[Process], grace: float) -> None:
         if not await self._ended(processes, grace, MARGIN):
             raise Unavailable(
-                f"{title(*_names(processes[0]))}: was killed and is there {MARGIN:g} s later; its "
-                "cell has used up its CPU time, or it is stuck in the kernel; try again"
+                f"{title(*_split(processes[0].id))}: was killed and is there {MARGIN:g} s later; "
+                "its cell has used up its CPU time, or it is stuck in the kernel; try again"
             )
 
     async def _ended(self, processes: Sequence[Process], grace: float, margin: float = 0.5) -> bool:
@@ -243,7 +322,7 @@ class Cells:
         with suppress(TimeoutError):
             async with asyncio.timeout(grace + margin):
                 for process in processes:
-                    if process.state is not State.ENDED:
+                    if process.state is not ProcessState.ENDED:
                         await self._processes.stop(process.id, grace)
                 for process in processes:
                     await self._processes.ended(process)
@@ -258,9 +337,13 @@ class Cells:
         del self._cells[name]
         self._starting.pop(name, None)
         self.on_removed(name)
+        self._supervision.drop_cell(name)
         for process in self._processes:
             if cell_of(process) == name:
                 await self._processes.forget(process)
+        for id_ in [id_ for id_ in self._told if _split(id_)[0] == name]:
+            del self._told[id_]
+        self._changes.publish(time.time_ns(), Freed(name))
 
     async def _remove_cgroup(self, name: str) -> None:
         """A workload that is root may have made cgroups of its own here: they go too."""
@@ -303,7 +386,11 @@ class Cells:
         for process in self._processes:
             cell = cell_of(process)
             if cell is not None and (inside is None or within(cell, inside)):
-                statuses.setdefault(cell, []).append(Status(_executable(process), process))
+                statuses.setdefault(cell, []).append(self._status(process.id))
+        for wanted in self._supervision:
+            # What waits has no process yet. It comes after those that have one.
+            if self._processes.get(wanted.id) is None:
+                statuses.setdefault(wanted.cell, []).append(self._status(wanted.id))
         children: dict[str | None, list[str]] = {}
         for name in sorted(self._cells):
             children.setdefault(parent(name), []).append(name)
@@ -328,6 +415,85 @@ class Cells:
         if name not in self._cells:
             raise NotFound(f"{_title(name)}: does not exist; allocate it first")
         return name
+
+    def _status(self, id_: str) -> Status:
+        process = self._processes.get(id_)
+        wanted = self._supervision.get(id_)
+        if wanted is not None:
+            return supervised(wanted, process, self._supervision.waiting_for(wanted))
+        if process is None:
+            raise NotFound(f"{title(*_split(id_))}: is gone; start it again")
+        return unsupervised(process)
+
+    # What supervision needs
+
+    def spawn_of(self, wanted: Wanted, output: Log) -> Spawn:
+        spawn = _spawn(wanted.cell, wanted.executable, uid=wanted.uid, gid=wanted.gid)
+        if not _is_folder(spawn.cwd):
+            raise FailedPrecondition(
+                f"executable.working_directory: {spawn.cwd} is no folder on this node; make it "
+                "first"
+            )
+        if wanted.executable.policy.readiness.kind is Kind.NOTIFY:
+            spawn = replace(spawn, env={**spawn.env, "NOTIFY_SOCKET": str(self._notify)})
+        return replace(spawn, log=output)
+
+    def is_ready(self, id_: str) -> bool:
+        process = self._processes.get(id_)
+        return process is not None and unsupervised(process).ready
+
+    def listens(self, wanted: Wanted) -> bool:
+        pids = self._cgroups.processes(wanted.cell, wanted.executable.name)
+        return listens(pids, wanted.executable.policy.readiness.listen)
+
+    def announce(self, id_: str) -> None:
+        """Tell watchers how an executable stands, if they do not know."""
+        cell, name = _split(id_)
+        if not self._changes.watched or not self._known(cell):
+            return
+        try:
+            status = self._status(id_)
+        except Unavailable:  # all is looked at when PID 1 is back
+            return
+        except NotFound:
+            if self._told.pop(id_, None) is not None:
+                self._changes.publish(time.time_ns(), Forgotten(cell, name))
+            return
+        if self._told.get(id_) != status:
+            self._told[id_] = status
+            self._changes.publish(time.time_ns(), Changed(cell, status))
+
+    def _known(self, cell: str) -> bool:
+        return cell == SYSTEM or cell in self._cells
+
+    async def watch(
+        self, inside: str | None = None
+    ) -> AsyncIterator[tuple[Node, ...] | tuple[int, Change]]:
+        """What there is inside of a cell, or at all, then each change with its time. Without an
+        end."""
+        first = not self._changes.watched
+        with self._changes.watching(inside) as watcher:
+            if first:
+                self._told = dict(_statuses(self.list()))
+            yield self.list(inside)
+            while True:
+                yield await watcher.next()
+
+    # What PID 1 tells
+
+    def changed(self, process: Process) -> None:
+        self._supervision.process_changed(process.id)
+        if cell_of(process) is not None:
+            self.announce(process.id)
+
+    def gone(self, id_: str) -> None:
+        self.announce(id_)
+
+    def complete(self) -> None:
+        self._supervision.look_at_all()
+        here = [process.id for process in self._processes if cell_of(process) is not None]
+        for id_ in {*here, *self._told}:
+            self.announce(id_)
 
     def _process(self, name: str | None, executable: str) -> Process:
         cell = self._existing(name)
@@ -366,19 +532,28 @@ def _depth(cell: str) -> int:
     return cell.count("/")
 
 
-def _names(process: Process) -> tuple[str, str]:
-    cell, _, executable = process.id.rpartition(":")
+def _split(id_: str) -> tuple[str, str]:
+    cell, _, executable = id_.rpartition(":")
     return cell, executable
+
+
+def _statuses(nodes: Sequence[Node]) -> Iterator[tuple[str, Status]]:
+    for node in nodes:
+        cell = SYSTEM if node.cell is None else node.cell.name
+        for status in node.executables:
+            yield identity(cell, status.executable.name), status
+        yield from _statuses(node.children)
+
+
+def _unready(id_: str, status: Status) -> str:
+    why = status.reason or f"is {status.state.value}"
+    return f"{title(*_split(id_))}: is not ready and will not be: {why}; see its output"
 
 
 def cell_of(process: Process) -> str | None:
     """The cell that a process was started in; None for what no cell holds."""
     cell: Any = process.meta.get("cell")
     return cell if isinstance(cell, str) else None
-
-
-def _executable(process: Process) -> Executable:
-    return Executable.from_json(process.meta["executable"])
 
 
 def _spawn(cell: str, executable: Executable, *, uid: int, gid: int) -> Spawn:

@@ -92,6 +92,14 @@ class Cgroups:
                 if path.read_text().partition(" ")[0].strip() != "max":
                     path.write_text("max")
 
+    def processes(self, cell: str, executable: str) -> list[int]:
+        """What runs in the leaf of an executable and below, by process ID."""
+        pids: list[int] = []
+        for folder, _, _ in os.walk(self._root / leaf(cell, executable)):
+            with suppress(OSError):
+                pids += map(int, Path(folder, "cgroup.procs").read_text().split())
+        return pids
+
     def kill(self, cell: str) -> None:
         """Kill all that is in `cell`, however deep. They are gone a moment later, not at once."""
         (self._cells / cell / "cgroup.kill").write_text("1")

@@ -10,6 +10,7 @@ from typing import Any, Final, Self
 
 from initd.errors import InvalidArgument
 from runtime import scope
+from runtime.cells.policy import Policy
 
 # The system's own cell, and what a caller in a cell sees that one called. No cell can have these
 # names: `_` is not a label's.
@@ -97,6 +98,14 @@ def within(name: str, cell: str) -> bool:
 def identity(cell: str, executable: str) -> str:
     """The id that PID 1 knows an executable by."""
     return f"{cell}:{executable}"
+
+
+def dependency(cell: str, name: str) -> str:
+    """The id of what an executable of `cell` calls `name` in its `after`."""
+    below, _, executable = name.rpartition("/")
+    if not below:
+        return identity(cell, executable)
+    return identity(below if cell == SYSTEM else f"{cell}/{below}", executable)
 
 
 def title(cell: str, executable: str) -> str:
@@ -244,9 +253,13 @@ class Executable:
     args: tuple[str, ...] = ()
     environment: Mapping[str, str] = field(default_factory=dict)
     working_directory: str = ""
+    policy: Policy = field(default_factory=Policy)
 
     def __post_init__(self) -> None:
         executable_name(self.name, "executable.name")
+        for name in self.policy.after:
+            _dependency(name)
+        self.policy.check(self.name)
         if not self.command:
             raise InvalidArgument("executable.command: is empty; give a command line for sh -c")
         _text(self.command, "executable.command")
@@ -269,7 +282,15 @@ class Executable:
 
     @classmethod
     def from_json(cls, spec: Mapping[str, Any]) -> Self:
-        return cls(**{**spec, "args": tuple(spec["args"])})
+        policy = Policy.from_json(spec["policy"])
+        return cls(**{**spec, "args": tuple(spec["args"]), "policy": policy})
+
+
+def _dependency(name: str) -> None:
+    cell, slash, executable = name.rpartition("/")
+    if slash:
+        cell_name(cell, "executable.after")
+    executable_name(executable, "executable.after")
 
 
 def _text(text: str, where: str) -> None:

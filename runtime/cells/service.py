@@ -1,7 +1,10 @@
 """aurae.cells.v0 over gRPC: translate, one call, translate back."""
 
+import time
+from collections.abc import AsyncIterator, Mapping
 from dataclasses import replace
-from typing import Any, Final, TypeAlias
+from functools import partial
+from typing import Any, Final, TypeAlias, TypeVar
 
 from aurae.cells.v0 import cells_pb2, cells_pb2_grpc
 from google.protobuf.duration_pb2 import Duration
@@ -9,17 +12,50 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from grpc import aio
 
 from initd.errors import InvalidArgument, PermissionDenied, Unimplemented
-from initd.processes.model import State
+from initd.processes.model import Process
+from initd.processes.model import State as ProcessState
 from runtime import scope
-from runtime.cells import cells, model
+from runtime.cells import cells, model, sets
+from runtime.cells.changes import Allocated, Change, Changed, Forgotten, Freed
+from runtime.cells.policy import Kind, Mode, Policy, Readiness, Restart
+from runtime.cells.sets import Entry, Outcome, Result, Start
+from runtime.cells.status import Status
+from runtime.cells.wanted import Exit, State
+from runtime.server import errors
 
 # Generic in its stub only.
 Context: TypeAlias = "aio.ServicerContext[Any, Any]"
+
+_T = TypeVar("_T")
 
 STATES: Final = {
     State.RUNNING: cells_pb2.EXECUTABLE_STATE_RUNNING,
     State.STOPPING: cells_pb2.EXECUTABLE_STATE_STOPPING,
     State.ENDED: cells_pb2.EXECUTABLE_STATE_ENDED,
+    State.WAITING: cells_pb2.EXECUTABLE_STATE_WAITING,
+    State.STARTING: cells_pb2.EXECUTABLE_STATE_STARTING,
+    State.BACKOFF: cells_pb2.EXECUTABLE_STATE_BACKOFF,
+    State.FAILED: cells_pb2.EXECUTABLE_STATE_FAILED,
+}
+
+# What is not specified is the first.
+MODES: Final = {
+    cells_pb2.RESTART_MODE_UNSPECIFIED: Mode.NEVER,
+    cells_pb2.RESTART_MODE_NEVER: Mode.NEVER,
+    cells_pb2.RESTART_MODE_ON_FAILURE: Mode.ON_FAILURE,
+    cells_pb2.RESTART_MODE_ALWAYS: Mode.ALWAYS,
+}
+KINDS: Final = {
+    cells_pb2.READINESS_KIND_UNSPECIFIED: Kind.STARTED,
+    cells_pb2.READINESS_KIND_STARTED: Kind.STARTED,
+    cells_pb2.READINESS_KIND_EXIT: Kind.EXIT,
+    cells_pb2.READINESS_KIND_LISTEN: Kind.LISTEN,
+    cells_pb2.READINESS_KIND_NOTIFY: Kind.NOTIFY,
+}
+OUTCOMES: Final = {
+    Outcome.MADE: cells_pb2.APPLY_OUTCOME_MADE,
+    Outcome.UNCHANGED: cells_pb2.APPLY_OUTCOME_UNCHANGED,
+    Outcome.REFUSED: cells_pb2.APPLY_OUTCOME_REFUSED,
 }
 
 BILLION: Final = 1_000_000_000
@@ -34,9 +70,8 @@ class CellService(cells_pb2_grpc.CellServiceServicer):
     ) -> cells_pb2.CellServiceAllocateResponse:
         if not request.HasField("cell"):
             raise InvalidArgument("cell: is missing; say what to allocate")
-        cell = cell_from_proto(request.cell)
-        self._cells.allocate(replace(cell, name=scope.current().absolute(cell.name)))
-        return cells_pb2.CellServiceAllocateResponse(cell_name=cell.name, cgroup_v2=True)
+        self._cells.allocate(scoped_cell(request.cell))
+        return cells_pb2.CellServiceAllocateResponse(cell_name=request.cell.name, cgroup_v2=True)
 
     async def Free(
         self, request: cells_pb2.CellServiceFreeRequest, context: Context
@@ -47,13 +82,12 @@ class CellService(cells_pb2_grpc.CellServiceServicer):
     async def Start(
         self, request: cells_pb2.CellServiceStartRequest, context: Context
     ) -> cells_pb2.CellServiceStartResponse:
-        if not request.HasField("executable"):
-            raise InvalidArgument("executable: is missing; say what to start")
-        uid, gid = _identity(request)
-        process = await self._cells.start(
-            _cell(request), executable_from_proto(request.executable), uid=uid, gid=gid
+        wanted = start_from_proto(request)
+        status = await self._cells.start(
+            wanted.cell, wanted.executable, uid=wanted.uid, gid=wanted.gid
         )
-        return cells_pb2.CellServiceStartResponse(pid=process.pid, uid=process.uid, gid=process.gid)
+        pid = 0 if status.process is None else status.process.pid
+        return cells_pb2.CellServiceStartResponse(pid=pid, uid=status.uid, gid=status.gid)
 
     async def Stop(
         self, request: cells_pb2.CellServiceStopRequest, context: Context
@@ -72,8 +106,54 @@ class CellService(cells_pb2_grpc.CellServiceServicer):
         self, request: cells_pb2.CellServiceWaitRequest, context: Context
     ) -> cells_pb2.CellServiceWaitResponse:
         executable = model.executable_name(request.executable_name, "executable_name")
-        status = await self._cells.wait(_cell(request), executable)
+        status = await self._cells.wait(_cell(request), executable, ready=request.ready)
         return cells_pb2.CellServiceWaitResponse(status=_status_to_proto(status))
+
+    async def Apply(
+        self, request: cells_pb2.CellServiceApplyRequest, context: Context
+    ) -> cells_pb2.CellServiceApplyResponse:
+        cells = [Entry(f"{cell.name}/", partial(scoped_cell, cell)) for cell in request.cells]
+        starts = [
+            Entry(
+                f"{start.cell_name or _shown_own()}/{start.executable.name}",
+                partial(start_from_proto, start),
+            )
+            for start in request.executables
+        ]
+        results = await sets.apply(self._cells, [*cells, *starts])
+        return cells_pb2.CellServiceApplyResponse(results=map(_result_to_proto, results))
+
+    async def Watch(
+        self, request: cells_pb2.CellServiceWatchRequest, context: Context
+    ) -> AsyncIterator[cells_pb2.CellServiceWatchResponse]:
+        async for seen in self._cells.watch(scope.current().cell):
+            yield _seen_to_proto(seen)
+
+
+def scoped_cell(message: cells_pb2.Cell) -> model.Cell:
+    """The cell that the caller means."""
+    cell = cell_from_proto(message)
+    return replace(cell, name=scope.current().absolute(cell.name))
+
+
+def start_from_proto(request: cells_pb2.CellServiceStartRequest) -> Start:
+    if not request.HasField("executable"):
+        raise InvalidArgument("executable: is missing; say what to start")
+    uid, gid = _identity(request)
+    return Start(
+        cell=_cell(request),
+        executable=executable_from_proto(request.executable),
+        uid=uid,
+        gid=gid,
+    )
+
+
+def _result_to_proto(result: Result) -> cells_pb2.ApplyResult:
+    message = cells_pb2.ApplyResult(name=result.name, outcome=OUTCOMES[result.outcome])
+    if result.error is not None:
+        code, message.error = errors.status(result.error)
+        message.code = code.value[0]
+    return message
 
 
 def _cell(
@@ -173,7 +253,40 @@ def executable_from_proto(executable: cells_pb2.Executable) -> model.Executable:
         args=tuple(executable.args),
         environment=dict(executable.environment),
         working_directory=executable.working_directory,
+        policy=Policy(
+            restart=_restart_from_proto(executable.restart),
+            after=tuple(executable.after),
+            readiness=_readiness_from_proto(executable.readiness),
+        ),
     )
+
+
+def _restart_from_proto(restart: cells_pb2.RestartPolicy) -> Restart:
+    return Restart(
+        mode=_known(MODES, restart.mode, "executable.restart.mode"),
+        backoff=_given_seconds(restart, "backoff"),
+        max_backoff=_given_seconds(restart, "max_backoff"),
+        limit=_given(restart, "limit"),
+        window=_given_seconds(restart, "window"),
+    )
+
+
+def _readiness_from_proto(readiness: cells_pb2.Readiness) -> Readiness:
+    return Readiness(
+        kind=_known(KINDS, readiness.kind, "executable.readiness.kind"),
+        listen=readiness.listen,
+        timeout=_given_seconds(readiness, "timeout"),
+    )
+
+
+def _known(table: Mapping[Any, _T], number: int, where: str) -> _T:
+    if number not in table:
+        raise InvalidArgument(f"{where}: {number} is none; give one of 0 to {max(table)}")
+    return table[number]
+
+
+def _given_seconds(message: Any, field: str) -> float | None:
+    return _seconds(getattr(message, field)) if message.HasField(field) else None
 
 
 def executable_to_proto(executable: model.Executable) -> cells_pb2.Executable:
@@ -184,7 +297,44 @@ def executable_to_proto(executable: model.Executable) -> cells_pb2.Executable:
         args=executable.args,
         environment=executable.environment,
         working_directory=executable.working_directory,
+        restart=_restart_to_proto(executable.policy.restart),
+        after=executable.policy.after,
+        readiness=_readiness_to_proto(executable.policy.readiness),
     )
+
+
+def _restart_to_proto(restart: Restart) -> cells_pb2.RestartPolicy | None:
+    if restart == Restart():
+        return None
+    return cells_pb2.RestartPolicy(
+        mode=_number(MODES, restart.mode),
+        backoff=_duration(restart.backoff),
+        max_backoff=_duration(restart.max_backoff),
+        limit=restart.limit,
+        window=_duration(restart.window),
+    )
+
+
+def _readiness_to_proto(readiness: Readiness) -> cells_pb2.Readiness | None:
+    if readiness == Readiness():
+        return None
+    return cells_pb2.Readiness(
+        kind=_number(KINDS, readiness.kind),
+        listen=readiness.listen,
+        timeout=_duration(readiness.timeout),
+    )
+
+
+def _number(table: Mapping[_T, Any], value: Any) -> _T:
+    """The last is the one that says it outright."""
+    return [number for number, known in table.items() if known is value][-1]
+
+
+def _duration(seconds: float | None) -> Duration | None:
+    if seconds is None:
+        return None
+    whole = round(seconds * BILLION)
+    return Duration(seconds=whole // BILLION, nanos=whole % BILLION)
 
 
 def _node_to_proto(node: cells.Node) -> cells_pb2.CellGraphNode:
@@ -199,30 +349,82 @@ def _cell_to_proto(cell: model.Cell | None) -> cells_pb2.Cell:
     """With the name that the caller knows it by."""
     if cell is None:
         return cells_pb2.Cell(name=model.SYSTEM)
-    own = scope.current()
     message = cell_to_proto(cell)
-    message.name = model.SELF if cell.name == own.cell else own.relative(cell.name)
+    message.name = _shown(cell.name)
     return message
 
 
-def _status_to_proto(status: cells.Status) -> cells_pb2.ExecutableStatus:
-    process = status.process
+def _shown(name: str) -> str:
+    """The name that the caller knows a cell by."""
+    own = scope.current()
+    return model.SELF if name == own.cell else own.relative(name)
+
+
+def _shown_own() -> str:
+    """How a caller's own cell is called, or the system's."""
+    return model.SYSTEM if scope.current().cell is None else model.SELF
+
+
+def _seen_to_proto(
+    seen: tuple[cells.Node, ...] | tuple[int, Change],
+) -> cells_pb2.CellServiceWatchResponse:
+    match seen:
+        case (int(at), Allocated(cell)):
+            message = cells_pb2.CellServiceWatchResponse(allocated=_cell_to_proto(cell))
+        case (int(at), Freed(name)):
+            message = cells_pb2.CellServiceWatchResponse(freed=_shown(name))
+        case (int(at), Changed(name, status)):
+            change = cells_pb2.ExecutableChange(
+                cell_name=_shown(name), status=_status_to_proto(status)
+            )
+            message = cells_pb2.CellServiceWatchResponse(executable=change)
+        case (int(at), Forgotten(name, executable)):
+            known = cells_pb2.ExecutableStatus(executable=cells_pb2.Executable(name=executable))
+            change = cells_pb2.ExecutableChange(cell_name=_shown(name), status=known)
+            message = cells_pb2.CellServiceWatchResponse(forgotten=change)
+        case nodes:
+            at = time.time_ns()
+            snapshot = cells_pb2.CellServiceListResponse(cells=map(_node_to_proto, nodes))
+            message = cells_pb2.CellServiceWatchResponse(snapshot=snapshot)
+    message.at.CopyFrom(_timestamp(at))
+    return message
+
+
+def _status_to_proto(status: Status) -> cells_pb2.ExecutableStatus:
     message = cells_pb2.ExecutableStatus(
         executable=executable_to_proto(status.executable),
-        pid=process.pid,
-        state=STATES[process.state],
-        started_at=_timestamp(process.started),
-        uid=process.uid,
-        gid=process.gid,
+        state=STATES[status.state],
+        uid=status.uid,
+        gid=status.gid,
+        ready=status.ready,
+        restarts=status.restarts,
+        last_exit=None if status.last is None else _exit_to_proto(status.last),
+        waiting_for=status.waiting_for,
+        reason=status.reason,
+        restart_at=None if status.restart_at is None else _timestamp(status.restart_at),
     )
-    if process.state is State.ENDED:
+    if status.process is not None:
+        _add_process(message, status.process)
+    return message
+
+
+def _add_process(message: cells_pb2.ExecutableStatus, process: Process) -> None:
+    message.pid = process.pid
+    message.started_at.CopyFrom(_timestamp(process.started))
+    message.status_text = process.status
+    if process.state is ProcessState.ENDED:
         if process.code is not None:
             message.exit_code = process.code
         if process.signal is not None:
             message.signal = process.signal
         if process.ended is not None:
             message.ended_at.CopyFrom(_timestamp(process.ended))
-    return message
+
+
+def _exit_to_proto(ending: Exit) -> cells_pb2.ExecutableExit:
+    return cells_pb2.ExecutableExit(
+        exit_code=ending.code, signal=ending.signal, ended_at=_timestamp(ending.at)
+    )
 
 
 def _timestamp(nanoseconds: int) -> Timestamp:

@@ -81,14 +81,14 @@ class Streams:
     def by_id(self, id_: str, title: str) -> Process:
         process = self._processes.get(id_)
         if process is None:
-            raise NotFound(f"{title}: does not exist; start it first")
+            raise NotFound(f"{title}: has not run; start it first, or wait until it was started")
         return process
 
     async def of(
         self, process: Process, channels: Iterable[str], *, follow: bool
     ) -> AsyncIterator[list[Item]]:
         """Output of a process in lists as they come, until it has ended."""
-        folder = self._folder / str(process.serial)
+        folder = self._folder / str(process.log)
         changed = asyncio.Event()
         with ExitStack() as stack:
             try:

@@ -25,6 +25,7 @@ CALLS: Final = 256
 # These end by themselves: by a grace that the caller gives, or when what they wait for happens.
 UNLIMITED: Final = frozenset(
     {
+        "/aurae.cells.v0.CellService/Apply",
         "/aurae.cells.v0.CellService/Free",
         "/aurae.cells.v0.CellService/Stop",
         "/aurae.cells.v0.CellService/Wait",

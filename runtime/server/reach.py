@@ -14,11 +14,13 @@ class Reach(Enum):
 
 REACH: Final[Mapping[str, Reach]] = {
     "/aurae.cells.v0.CellService/Allocate": Reach.CELL,
+    "/aurae.cells.v0.CellService/Apply": Reach.CELL,
     "/aurae.cells.v0.CellService/Free": Reach.CELL,
     "/aurae.cells.v0.CellService/List": Reach.CELL,
     "/aurae.cells.v0.CellService/Start": Reach.CELL,
     "/aurae.cells.v0.CellService/Stop": Reach.CELL,
     "/aurae.cells.v0.CellService/Wait": Reach.CELL,
+    "/aurae.cells.v0.CellService/Watch": Reach.CELL,
     "/aurae.discovery.v0.DiscoveryService/Discover": Reach.CELL,
     "/aurae.node.v0.NodeService/Shutdown": Reach.NODE,
     "/aurae.observe.v0.ObserveService/GetAuraeDaemonLogStream": Reach.NODE,

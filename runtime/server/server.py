@@ -20,10 +20,11 @@ from grpc_reflection.v1alpha import reflection
 from runtime.cells.cells import Cells
 from runtime.cells.cgroups import Cgroups
 from runtime.cells.specs import Specs
+from runtime.cells.wanted import WantedFiles
 from runtime.observe.streams import Streams
 from runtime.observe.wakeups import Wakeups
 from runtime.processes import Processes
-from runtime.server import credentials, peers
+from runtime.server import boot, credentials, peers
 from runtime.server.border import Border
 from runtime.server.callers import Callers
 from runtime.server.health import Health
@@ -84,7 +85,13 @@ async def serving(
         log.warning("protobuf: is not compiled but pure Python, so the API is slow; mend the image")
     identity = _credentials(settings.credentials)
     processes = Processes(settings.initd)
-    cells = Cells(cgroups, Specs(settings.cells), processes)
+    cells = Cells(
+        cgroups,
+        Specs(settings.cells),
+        WantedFiles(settings.executables),
+        processes,
+        notify=settings.notify,
+    )
     callers = Callers(identity.identity.trust_domain if identity else None, cells)
     border = Border(callers)
     server = aio.server(interceptors=[border], options=OPTIONS)
@@ -111,6 +118,7 @@ async def serving(
                     owned = (
                         tasks.create_task(processes.run(connected.set)),
                         tasks.create_task(_announce(processes, connected, where)),
+                        tasks.create_task(_apply(cells, connected, settings)),
                     )
                     yield Serving(where, port, parts)
                     await parts.health.drain()
@@ -126,6 +134,11 @@ async def _announce(processes: Processes, connected: asyncio.Event, where: str) 
     """Tell PID 1 that the API answers, once everything does."""
     await connected.wait()
     await processes.ready(f"serving on {where}")
+
+
+async def _apply(cells: Cells, connected: asyncio.Event, settings: Settings) -> None:
+    await connected.wait()
+    await boot.apply(cells, settings.sets, settings.applied)
 
 
 def _register(server: aio.Server, parts: Parts) -> None:

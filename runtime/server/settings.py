@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Final, Self
 
 CREDENTIALS: Final = Path("/run/credentials/@system")
+SET: Final = "aurae.cells.json"
 LISTEN: Final = "[::]:8080"
 
 
@@ -17,6 +18,8 @@ class Settings:
     credentials: Path = CREDENTIALS
     cgroups: Path = Path("/sys/fs/cgroup")
     run: Path = Path("/run/aurae")
+    sets: tuple[Path, ...] = (CREDENTIALS / SET, Path("/etc/aurae/cells.json"))
+    """Where a set of cells and executables may be that is applied at boot; the first counts."""
     initd: Path = field(default=Path("/run/aurae/initd.sock"))
 
     @property
@@ -35,8 +38,20 @@ class Settings:
         return self.run / "runtime" / "grpc.sock"
 
     @property
+    def applied(self) -> Path:
+        return self.run / "cells.applied"
+
+    @property
+    def notify(self) -> Path:
+        return self.run / "notify"
+
+    @property
     def cells(self) -> Path:
         return self.run / "cells"
+
+    @property
+    def executables(self) -> Path:
+        return self.run / "executables"
 
     @property
     def logs(self) -> Path:

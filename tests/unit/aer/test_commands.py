@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import grpc
@@ -90,6 +91,29 @@ REQUESTS = [
         'cell_name: "web/api" executable_name: "sleeper"',
     ),
     (
+        "cell wait web sleeper --ready",
+        cells.CellServiceWaitRequest,
+        'cell_name: "web" executable_name: "sleeper" ready: true',
+    ),
+    ("cell events", cells.CellServiceWatchRequest, ""),
+    (
+        """cell start web server httpd --restart on_failure --backoff 500ms --max-backoff 1m
+        --restart-limit 5 --restart-window 1h --after db/db --after migrate --ready listen
+        --listen 8080 --ready-timeout 30s""",
+        cells.CellServiceStartRequest,
+        """cell_name: "web" executable {
+            name: "server" command: "httpd"
+            restart {
+                mode: RESTART_MODE_ON_FAILURE backoff { nanos: 500000000 }
+                max_backoff { seconds: 60 } limit: 5 window { seconds: 3600 }
+            }
+            after: "db/db" after: "migrate"
+            readiness {
+                kind: READINESS_KIND_LISTEN listen: "8080" timeout { seconds: 30 }
+            }
+        }""",
+    ),
+    (
         "observe daemon-log --no-follow",
         observe.GetAuraeDaemonLogStreamRequest,
         "no_follow: true",
@@ -152,6 +176,7 @@ ANSWERS: dict[str, Any] = {
     "Stop": cells.CellServiceStopResponse(),
     "List": cells.CellServiceListResponse(),
     "Wait": cells.CellServiceWaitResponse(status={"exit_code": 3, "pid": 812}),
+    "Watch": [],
     "GetAuraeDaemonLogStream": [],
     "GetSubProcessStream": [],
     "GetPosixSignalsStream": [],
@@ -350,3 +375,37 @@ def test_a_wrong_command_line_exits_2_and_asks_nothing(
     done = aer(*words.split())
     assert (done.status, done.out, node.requests) == (2, "", [])
     assert said in done.err
+
+
+def test_a_set_is_read_from_a_file_and_each_entry_is_told(
+    aer: Aer, node: Node, tmp_path: Path
+) -> None:
+    file = tmp_path / "set.json"
+    file.write_text(
+        '{"cells": [{"name": "web"}], "executables": [{"cellName": "web", '
+        '"executable": {"name": "e", "command": "true", "after": ["x"]}}]}'
+    )
+    refusal = {"name": "web/e", "outcome": 3, "code": 3, "error": "executable.after: no"}
+    results = [{"name": "web/", "outcome": "APPLY_OUTCOME_UNCHANGED"}, refusal]
+    node.answers["Apply"] = lambda *_: cells.CellServiceApplyResponse(results=results)
+    done = aer("cell", "apply", str(file))
+    assert done.out == "web/: unchanged\nweb/e: refused: executable.after: no\n"
+    assert done.status == 1
+    text = """cells { name: "web" } executables {
+        cell_name: "web" executable { name: "e" command: "true" after: "x" } }"""
+    assert node.requests == [Parse(text, cells.CellServiceApplyRequest())]
+    file.write_text('{"cells": [{"nam": "web"}]}')
+    done = aer("cell", "apply", str(file))
+    assert done.status == 2
+    assert 'no field named "nam"' in done.err
+    assert aer("cell", "apply", str(tmp_path / "none")).status == 2
+
+
+def test_a_start_waits_for_readiness_if_asked(aer: Aer, node: Node) -> None:
+    status = {"pid": 5, "ready": True, "state": "EXECUTABLE_STATE_RUNNING"}
+    node.answers["Start"] = lambda *_: cells.CellServiceStartResponse()
+    node.answers["Wait"] = lambda *_: cells.CellServiceWaitResponse(status=status)
+    done = aer("cell", "start", "web", "e", "x", "--after", "db", "--after", "q", "--wait-ready")
+    assert done.out == "web/e: waits for db, q\nweb/e: ready, pid 5\n"
+    wanted = cells.CellServiceWaitRequest(cell_name="web", executable_name="e", ready=True)
+    assert node.requests[1] == wanted

@@ -74,6 +74,22 @@ def test_a_terminal_without_unicode_gets_a_tree_too() -> None:
     assert "|  `- v1/" in drawn(forest_of_cells(), "ascii")
 
 
+def test_what_is_waited_for_and_how_often_it_was_started_again_stands_with_the_state() -> None:
+    waiting = cells.ExecutableStatus(
+        executable={"name": "e", "command": "c"},
+        state=cells.EXECUTABLE_STATE_WAITING,
+        waiting_for=["db", "api/x"],
+    )
+    nodes = [cells.CellGraphNode(cell={"name": "web"}, executables=[waiting])]
+    row = drawn(nodes).splitlines()[-1]
+    assert row.split() == ["└─", "e", "waiting", "for", "db,", "api/x", "c"]
+    backoff = executable("e", "c", 5, timedelta(), state=cells.EXECUTABLE_STATE_BACKOFF)
+    backoff.restarts = 1
+    assert forest.standing(backoff) == "backoff, 1 restart"
+    backoff.restarts = 2
+    assert forest.standing(backoff) == "backoff, 2 restarts"
+
+
 def test_a_terminals_line_is_not_broken(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(output, "_width", lambda: 60)
     lines = drawn(forest_of_cells()).splitlines()

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import yaml
+from aurae.cells.v0 import cells_pb2
 from aurae.observe.v0 import observe_pb2
 
 from .conftest import Node, Result
@@ -13,6 +14,7 @@ from .conftest import Node, Result
 Aer = Callable[..., Result]
 
 # A message takes a dict where its type declares a message only.
+cells: Any = cells_pb2
 observe: Any = observe_pb2
 
 
@@ -94,3 +96,41 @@ def test_an_interrupt_is_quiet_and_130(
     )
     done = aer("logs", "web/x", "-f")
     assert (done.status, done.out, done.err) == (130, "", "")
+
+
+def test_events_are_a_line_for_each_change(aer: Aer, node: Node) -> None:
+    def status(name: str, state: str, **fields: Any) -> Any:
+        number = cells.ExecutableState.Value(f"EXECUTABLE_STATE_{state}")
+        return cells.ExecutableStatus(executable={"name": name}, state=number, **fields)
+
+    at = {"seconds": 1_700_000_000, "nanos": 123_456_789}
+    here = {"name": "web", "cpu": {"weight": 7}}
+    graph = {"cell": here, "executables": [status("db", "RUNNING", pid=5)]}
+    failed = status(
+        "db", "FAILED", pid=6, restarts=2, exit_code=3, ended_at=at, reason="restarted 2 times"
+    )
+    waits = status("api", "WAITING", waiting_for=["db"], status_text="a\x1bb")
+    seen: list[Any] = [
+        {"snapshot": {"cells": [graph]}},
+        {"allocated": {"name": "web/api"}},
+        {"executable": {"cell_name": "web/api", "status": waits}},
+        {"executable": {"cell_name": "web", "status": failed}},
+        {"forgotten": {"cell_name": "web/api", "status": {"executable": {"name": "api"}}}},
+        {"freed": "web/api"},
+    ]
+    answers = [cells.CellServiceWatchResponse(at=at, **one) for one in seen]
+    node.answers["Watch"] = lambda *_: iter(answers)
+    assert [line.partition(" ")[::2] for line in aer("cell", "events").out.splitlines()] == [
+        ("2023-11-14T22:13:20.123Z", text)
+        for text in (
+            "web/ cpu.weight=7",
+            "web/db running pid 5",
+            "web/api/ allocated",
+            "web/api/api waiting for db (a\\x1bb)",
+            "web/db failed, 2 restarts exit 3 (restarted 2 times)",
+            "web/api/api forgotten",
+            "web/api/ freed",
+        )
+    ]
+    said = aer("cell", "events", "--output", "json").out.splitlines()
+    assert [sorted(json.loads(line)) for line in said][1] == ["allocated", "at"]

@@ -16,6 +16,7 @@ from initd.loop import Loop
 from initd.processes.cgroups import Cgroups
 from initd.processes.children import Children
 from initd.processes.model import Process, State
+from initd.processes.notify import Notify
 from initd.processes.operations import ProcessOperations
 from initd.processes.processes import Processes
 
@@ -35,6 +36,14 @@ class FolderCgroups(Cgroups):
                 with suppress(ProcessLookupError, FileNotFoundError):
                     if os.getsid(int(entry.name)) in sessions and not _is_zombie(entry):
                         yield int(entry.name)
+
+    def of(self, pid: int) -> str:
+        """The folder whose first process leads the session that `pid` is in."""
+        session = str(os.getsid(pid))
+        for procs in self.root.rglob("cgroup.procs"):
+            if session in procs.read_text().split():
+                return str(procs.parent.relative_to(self.root))
+        return ""
 
     def populated(self, path: str) -> bool:
         return any(True for _ in self.processes(path))
@@ -74,6 +83,7 @@ class Owner:
             spawner=spawn.by_fork,
             on_change=self._changed,
         )
+        self.notify = Notify(self.loop, folder / "notify", self.processes.told)
         operations = ProcessOperations(self.processes)
         self.control = Control(
             self.loop,
@@ -83,6 +93,7 @@ class Owner:
                 "signal": operations.signal,
                 "stop": operations.stop,
                 "list": operations.list,
+                "finish": operations.finish,
                 "forget": operations.forget,
             },
             owner=os.getuid(),
@@ -136,5 +147,6 @@ class Owner:
         self.until(lambda: not list(self.processes.living()))
         for process in self.processes.list():
             self.processes.forget(process.id)
+        self.notify.close()
         self.control.close()
         self.loop.close()

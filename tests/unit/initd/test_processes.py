@@ -15,7 +15,7 @@ from initd.errors import (
 )
 from initd.linux import prctl
 from initd.logs.model import index_path, read_header
-from initd.processes.model import Spawn, State
+from initd.processes.model import Log, Spawn, State
 from tests.unit.initd.owner import Owner
 
 PATH = {"PATH": os.environ.get("PATH", "/usr/bin:/bin")}
@@ -306,3 +306,70 @@ def _runs(pid: int) -> bool:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except FileNotFoundError:
         return False
+
+
+def test_an_open_log_goes_on_in_the_next_run_and_is_closed_when_it_is_finished(
+    owner: Owner,
+) -> None:
+    first = owner.processes.spawn(sh("printf one; echo err >&2", log=Log.OPEN), {})
+    index = index_path(owner.logs / "1" / "stdout")
+    owner.until_ended("web")
+    second = owner.processes.spawn(sh("echo two", log=Log.APPEND), {})
+    assert (first.serial, first.log, second.serial, second.log) == (1, 1, 2, 1)
+    assert not closed(index)
+    owner.until_ended("web")
+    # A line that had no newline ends where the next run begins.
+    assert (owner.logs / "1" / "stdout").read_bytes() == b"one\ntwo\n"
+    assert (owner.logs / "1" / "stderr").read_bytes() == b"err\n"
+    assert not closed(index)
+    owner.processes.finish("web")
+    owner.processes.finish("web")
+    assert closed(index)
+    assert [folder.name for folder in owner.logs.iterdir()] == ["1"]
+    # What is closed stays so: another run has a log of its own.
+    third = owner.processes.spawn(sh("echo three", log=Log.APPEND), {})
+    owner.until_ended("web")
+    assert third.log == 3
+    assert [folder.name for folder in owner.logs.iterdir()] == ["3"]
+    owner.processes.forget("web")
+    assert list(owner.logs.iterdir()) == []
+
+
+def test_a_run_that_cannot_be_started_leaves_the_open_log_as_it_is(owner: Owner) -> None:
+    owner.processes.spawn(sh("echo one", log=Log.OPEN), {})
+    owner.until_ended("web")
+    descriptors = len(list(Path("/proc/self/fd").iterdir()))
+    (owner.root / "taken").mkdir()
+    for _ in range(3):
+        with pytest.raises(NotFound):
+            owner.processes.spawn(sh("true", cwd="/no/such", log=Log.APPEND), {})
+        with pytest.raises(AlreadyExists):
+            owner.processes.spawn(sh("true", cgroup="taken", log=Log.APPEND), {})
+    (owner.root / "taken").rmdir()
+    assert len(list(Path("/proc/self/fd").iterdir())) == descriptors
+    owner.processes.spawn(sh("echo two", log=Log.APPEND), {})
+    owner.until_ended("web")
+    assert (owner.logs / "1" / "stdout").read_bytes() == b"one\ntwo\n"
+
+
+def test_only_what_has_ended_can_be_finished(owner: Owner) -> None:
+    owner.processes.spawn(sh("exec sleep 1000", log=Log.OPEN), {})
+    with pytest.raises(FailedPrecondition):
+        owner.processes.finish("web")
+    with pytest.raises(NotFound):
+        owner.processes.finish("nobody")
+
+
+def test_each_change_of_a_process_has_a_higher_revision(owner: Owner) -> None:
+    owner.processes.spawn(sh("exec sleep 1000"), {})
+    owner.processes.stop("web", 5)
+    owner.until_ended("web")
+    assert [process.revision for process in owner.events] == [0, 1, 2]
+
+
+def closed(index: Path) -> bool:
+    file = os.open(index, os.O_RDONLY)
+    try:
+        return read_header(file).closed
+    finally:
+        os.close(file)

@@ -14,7 +14,7 @@ import grpc
 from aurae.cells.v0 import cells_pb2, cells_pb2_grpc
 from aurae.discovery.v0 import discovery_pb2, discovery_pb2_grpc
 from aurae.node.v0 import node_pb2_grpc
-from aurae.observe.v0 import observe_pb2_grpc
+from aurae.observe.v0 import observe_pb2, observe_pb2_grpc
 from grpc_health.v1 import health_pb2_grpc
 
 from initd.linux import inotify
@@ -130,9 +130,26 @@ class Node:
         request = cells_pb2.CellServiceStopRequest(cell_name=cell, executable_name=name, **options)
         self.cells.Stop(request, timeout=DEADLINE)
 
-    def wait(self, cell: str | None, name: str) -> cells_pb2.ExecutableStatus:
-        request = cells_pb2.CellServiceWaitRequest(cell_name=cell, executable_name=name)
+    def wait(
+        self, cell: str | None, name: str, *, ready: bool = False
+    ) -> cells_pb2.ExecutableStatus:
+        request = cells_pb2.CellServiceWaitRequest(
+            cell_name=cell, executable_name=name, ready=ready
+        )
         return self.cells.Wait(request, timeout=DEADLINE).status
+
+    def status(self, cell: str, name: str) -> cells_pb2.ExecutableStatus:
+        """How List shows it."""
+        (status,) = [s for s in self.list()[cell].executables if s.executable.name == name]
+        return status
+
+    def lines(self, cell: str | None, name: str, **options: Any) -> Iterator[str]:
+        """Its output, followed until the end of its log."""
+        request = observe_pb2.GetSubProcessStreamRequest(
+            cell_name=cell, executable_name=name, **options
+        )
+        for response in self.observe.GetSubProcessStream(request, timeout=DEADLINE):
+            yield response.item.line
 
     def list(self) -> dict[str, cells_pb2.CellGraphNode]:
         """Every cell by name, of any depth."""

@@ -323,3 +323,39 @@ def test_the_socket_goes_on_from_run_to_run(tmp_path_factory: pytest.TempPathFac
                 # Dead, and at once: not a wait for somebody who may never come.
                 with socket.socket(socket.AF_UNIX) as late, pytest.raises(ConnectionRefusedError):
                     late.connect(str(Path(folder, "aurae.sock")))
+
+
+def test_sets_order_and_events_stay_within_the_cell(node: Node, tenant: Node) -> None:
+    watch = tenant.cells.Watch(cells_pb2.CellServiceWatchRequest(), timeout=DEADLINE)
+    assert [n.cell.name for n in next(watch).snapshot.cells] == ["_self"]
+    everything = node.cells.Watch(cells_pb2.CellServiceWatchRequest(), timeout=DEADLINE)
+    next(everything)
+    node.allocate("other/hidden")
+    node.start(None, "hidden", "true")
+    after = cells_pb2.Executable(name="after", command="exit 5", after=["web/first"])
+    exits = cells_pb2.Readiness(kind=cells_pb2.READINESS_KIND_EXIT)
+    first = cells_pb2.Executable(name="first", command="true", readiness=exits)
+    request = cells_pb2.CellServiceApplyRequest(
+        cells=[cells_pb2.Cell(name="web")],
+        executables=[
+            cells_pb2.CellServiceStartRequest(executable=after),
+            cells_pb2.CellServiceStartRequest(cell_name="web", executable=first),
+        ],
+    )
+    results = tenant.cells.Apply(request, timeout=DEADLINE).results
+    assert [(r.name, r.error) for r in results] == [
+        ("web/", ""),
+        ("_self/after", ""),
+        ("web/first", ""),
+    ]
+    assert tenant.wait(None, "after").exit_code == 5
+    tenant.free("web")
+    seen = []
+    for change in watch:
+        seen.append(change.freed or change.allocated.name or change.executable.cell_name)
+        if change.freed == "web":
+            break
+    assert set(seen) == {"web", "_self"}
+    assert {next(everything).allocated.name for _ in range(1)} == {"other/hidden"}
+    watch.cancel()
+    everything.cancel()

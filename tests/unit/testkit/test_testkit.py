@@ -51,7 +51,7 @@ class Cells(cells_pb2_grpc.CellServiceServicer):
     def unused(self, request: object, context: grpc.ServicerContext) -> NoReturn:
         raise NotImplementedError
 
-    Start = Stop = Wait = unused
+    Start = Stop = Wait = Watch = Apply = unused
 
 
 @contextmanager

@@ -1,0 +1,77 @@
+"""The socket of sd_notify(3): what processes say of themselves, and which process says it.
+
+Its man page states the format: assignments, one a line. Descriptors that come along are closed at
+once, which is what a sender of BARRIER=1 waits for.
+"""
+
+import os
+import socket
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Final, NamedTuple
+
+from initd.linux import peer
+from initd.loop import Loop
+
+# In the folder that an isolated cell has as its /run/aurae, so that LINK is the name everywhere.
+SOCKET: Final = "/run/aurae/shared/notify"
+LINK: Final = "/run/aurae/notify"
+
+# The longest message, and of a status that which is kept.
+MESSAGE_LIMIT: Final = 4096
+STATUS_LIMIT: Final = 256
+# So many are taken before others have their turn.
+_TURN: Final = 16
+_DESCRIPTORS: Final = 16
+
+
+class Message(NamedTuple):
+    """What is understood of a message. None: it says nothing of its status."""
+
+    ready: bool
+    status: str | None
+
+
+def parse(data: bytes) -> Message:
+    """What is not understood is left out: the protocol has many words that are not for us."""
+    lines = data.decode(errors="replace").splitlines()
+    words = dict(line.partition("=")[::2] for line in lines if "=" in line)
+    status = words.get("STATUS")
+    if status is not None:
+        status = "".join(c for c in status[:STATUS_LIMIT] if c.isprintable())
+    return Message(words.get("READY") == "1", status)
+
+
+class Notify:
+    """Receives at `path` until `close`. `told` gets the sender's pid and what it said."""
+
+    def __init__(self, loop: Loop, path: Path, told: Callable[[int, Message], None]) -> None:
+        self._loop = loop
+        self._path = path
+        self._told = told
+        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        self._socket.setblocking(False)
+        peer.pass_credentials(self._socket)
+        path.unlink(missing_ok=True)
+        before = os.umask(0o111)
+        try:
+            self._socket.bind(str(path))
+        finally:
+            os.umask(before)
+        loop.watch(self._socket.fileno(), self._readable)
+
+    def close(self) -> None:
+        self._loop.unwatch(self._socket.fileno())
+        self._socket.close()
+        self._path.unlink(missing_ok=True)
+
+    def _readable(self, _events: int) -> None:
+        with suppress(BlockingIOError):
+            for _ in range(_TURN):
+                data, fds, whole, pid = peer.receive_from(self._socket, MESSAGE_LIMIT, _DESCRIPTORS)
+                try:
+                    if whole and pid:
+                        self._told(pid, parse(data))
+                finally:
+                    peer.close(fds)
