@@ -24,7 +24,7 @@ from testkit.trust import TrustDomain
 
 SMALL_MEMORY: Final = 256
 """MiB that a node boots with."""
-READY: Final = boots.STAMP + r"API ready"
+READY: Final = boots.STAMP + r"runtime ready"
 
 
 def main() -> int:

@@ -4,7 +4,7 @@
 |---|---|
 | `aurae.img` | the disk |
 | `vmlinuz`, `initramfs` | for a direct kernel boot, the root inside the initramfs |
-| `initramfs-micro` | the same without the root, for a disk |
+| `initramfs-micro` | the same without the root, for a root on a disk or in persistent memory |
 | `root.erofs` | the root |
 """
 
@@ -203,7 +203,7 @@ def _make_tree(at: Places) -> None:
             ["depmod", "--basedir", tree, "--moduledir", "/usr/lib/modules", release]
         )
         kernel.keep_text_lists(tree / "usr/lib/modules" / release)
-    kernel.write_root_list(small / "usr/lib/modules" / release)
+    kernel.write_load_lists(small / "usr/lib/modules" / release)
 
 
 def _lay_packages(at: Places) -> None:

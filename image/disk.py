@@ -17,6 +17,9 @@ CMDLINE: Final = "console=tty0 console=ttyS0,115200 root=PARTLABEL=aurae-root-a 
 # No default entry: systemd-boot would not count the boots of one that is named.
 LOADER_CONF: Final = "timeout 0\neditor no\n"
 
+# What the size of persistent memory is a multiple of: a large page.
+PMEM_UNIT: Final = 2 << 20
+
 _EFI: Final = Path("usr/lib/systemd/boot/efi")
 
 
@@ -35,6 +38,8 @@ def make_erofs(build: Workshop, root: Path, output: Path) -> None:
         "--quiet",
     ]
     build.tool(["mkfs.erofs", *options, output, root])
+    # A hypervisor maps it in units of this.
+    os.truncate(output, -(-output.stat().st_size // PMEM_UNIT) * PMEM_UNIT)
 
 
 def make_uki(

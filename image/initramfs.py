@@ -10,8 +10,12 @@ from image import elf, kernel, python
 from image.cpio import Archive
 from image.mkosi import Workshop
 
-# initd.boot.modules is imported only where a root is on a disk.
-ENTRY: Final = "import initd.initramfs, initd.boot.modules"
+# initd.boot.modules is imported only where a root is on a disk, the last only by the runtime.
+ENTRY: Final = """
+import initd.initramfs, initd.boot.modules
+from initd.headstart import IMPORTED_AHEAD
+for name in IMPORTED_AHEAD: __import__(name)
+"""
 
 INIT: Final = f"""\
 #!/usr/bin/python3 -IS

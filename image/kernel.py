@@ -9,14 +9,15 @@ from typing import Final
 
 _LISTS: Final = Path(__file__).parent / "modules"
 
-# What the initramfs loads without looking at the hardware, in this order. libcrc32c asks for crc32c
-# by name when it is loaded, so no list of dependencies has it.
-FIRST: Final = ("crc32c_generic", "erofs")
+# What the initramfs loads without looking at the hardware, in this order: for any root, and for one
+# in persistent memory. libcrc32c asks for crc32c by name when it is loaded, so no list of
+# dependencies has it.
+WITHOUT_LOOKING: Final = {"root": ("crc32c_generic", "erofs"), "pmem": ("nfit", "nd_pmem")}
 
 # Loaded at nearly every boot of a virtual machine, so kept as plain files, which load faster.
 PLAIN: Final = (
     *("erofs", "crc32c_generic", "crc32c-intel", "virtio_blk", "virtio_net", "qemu_fw_cfg"),
-    *("button", "evdev"),
+    *("button", "evdev", "nfit", "nd_pmem"),
 )
 
 # depmod's text files; the binary ones beside them are for libkmod, which the image has not.
@@ -88,15 +89,17 @@ def copy(modules: Path, target: Path, patterns: Iterable[str]) -> None:
         shutil.copyfile(modules / name, target / name)
 
 
-def write_root_list(folder: Path) -> None:
-    """After depmod: write `modules.root`, the files of `FIRST` and their needs, in load order."""
+def write_load_lists(folder: Path) -> None:
+    """After depmod: write `modules.NAME` for each of `WITHOUT_LOOKING`: its files and their needs,
+    in load order."""
     table = dependencies((folder / "modules.dep").read_text())
-    files: dict[str, None] = {}
-    for name in FIRST:
-        for path in (path for path in table if name_of(path) == name):
-            # modules.dep names first what is needed last.
-            files.update(dict.fromkeys((*reversed(table[path]), path)))
-    (folder / "modules.root").write_text("".join(f"{path}\n" for path in files))
+    for name, modules in WITHOUT_LOOKING.items():
+        files: dict[str, None] = {}
+        for module in modules:
+            for path in (path for path in table if name_of(path) == module):
+                # modules.dep names first what is needed last.
+                files.update(dict.fromkeys((*reversed(table[path]), path)))
+        (folder / f"modules.{name}").write_text("".join(f"{path}\n" for path in files))
 
 
 def keep_text_lists(target: Path) -> None:

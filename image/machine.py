@@ -74,10 +74,15 @@ class Drive:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class KernelBoot:
-    """QEMU loads the kernel. The archives are laid one over the other in this order."""
+    """QEMU loads the kernel. The archives are laid one over the other in this order.
+
+    `root` is an erofs image that the guest finds as persistent memory, so that nothing is unpacked
+    and no memory of the guest holds it; None where an archive has it, or a drive.
+    """
 
     kernel: Path
     initrds: tuple[Path, ...] = ()
+    root: Path | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -107,7 +112,8 @@ class Machine:
     def kernel_cmdline(self) -> str:
         # panic=-1 resets at once, so that a panic ends QEMU and is not waited for. A tmpfs, which
         # the kernel takes otherwise, holds half of the memory only: too little for the root.
-        return " ".join(("console=ttyS0", "panic=-1", "rootfstype=ramfs", *self.cmdline))
+        root = ("root=/dev/pmem0",) if _root(self) else ()
+        return " ".join(("console=ttyS0", "panic=-1", "rootfstype=ramfs", *root, *self.cmdline))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -169,8 +175,9 @@ def command(
     return [
         QEMU,
         *("-nodefaults", "-no-user-config", "-display", "none", "-S"),
-        *("-machine", "q35", *acceleration.arguments()),
-        *("-smp", str(machine.cpus), "-m", f"{machine.memory}M"),
+        *_memory(machine),
+        *acceleration.arguments(),
+        *("-smp", str(machine.cpus)),
         *("-chardev", f"socket,id=monitor,fd={monitor},server=on,wait=off"),
         *("-mon", "chardev=monitor,mode=control"),
         *("-chardev", _console(console, files)),
@@ -198,6 +205,24 @@ def find_firmware() -> tuple[Path, Path]:
         if code.exists() and variables.exists():
             return code, variables
     raise NoFirmwareError("OVMF: not on this host; install ovmf (Debian) or edk2-ovmf")
+
+
+def _root(machine: Machine) -> Path | None:
+    return machine.boot.root if isinstance(machine.boot, KernelBoot) else None
+
+
+def _memory(machine: Machine) -> list[str]:
+    size = f"{machine.memory}M"
+    if (root := _root(machine)) is None:
+        return ["-machine", "q35", "-m", size]
+    length = root.stat().st_size
+    most = machine.memory + -(-length // (1 << 30)) * 1024
+    backend = f"memory-backend-file,id=root,share=off,readonly=on,size={length}"
+    return [
+        *("-machine", "q35,nvdimm=on", "-m", f"{size},slots=1,maxmem={most}M"),
+        *("-object", f"{backend},mem-path={_escaped(root)}"),
+        *("-device", "nvdimm,memdev=root,unarmed=on"),
+    ]
 
 
 def _console(descriptor: int, files: Files) -> str:

@@ -121,13 +121,17 @@ def poweroff() -> None:
 def prepare() -> Machine:
     """Overlay, trust domain and what else the machine is made of."""
     _refuse_second()
-    for product in ("vmlinuz", "initramfs"):
+    for product in ("vmlinuz", "initramfs-micro", "root.erofs"):
         if not (BUILD / product).exists():
             raise NodeError(f"{BUILD / product}: does not exist; make image builds it")
     packed = overlay.build_overlay(BUILD / "overlay")
     make_trust_domain()
     return Machine(
-        boot=KernelBoot(kernel=BUILD / "vmlinuz", initrds=(BUILD / "initramfs", packed)),
+        boot=KernelBoot(
+            kernel=BUILD / "vmlinuz",
+            initrds=(BUILD / "initramfs-micro", packed),
+            root=BUILD / "root.erofs",
+        ),
         cmdline=(f"aurae.hostname={NAME}",),
         credentials=credentials(),
     )

@@ -6,17 +6,19 @@ come after, while the services start.
 """
 
 import os
+import resource
 import sys
 from contextlib import ExitStack, suppress
 from typing import Final, NamedTuple
 
+from initd import headstart
 from initd.boot import cgroups, credentials, drivers, mounts
 from initd.boot.cmdline import CommandLine, parse
 from initd.boot.modules import Modules
 from initd.boot.plan import Done, Step, Taken, run_plan
 from initd.console import open_console
 from initd.linux import prctl, splice
-from initd.linux.spawn import Spawner, best
+from initd.linux.spawn import FILES, Spawner, best
 from initd.log import Level, Log
 from initd.version import VERSION
 
@@ -24,13 +26,15 @@ from initd.version import VERSION
 # callers, is the first to end.
 SERVICES: Final = {"runtime": "runtime.__main__", "network": "initd.network.__main__"}
 
-_ENVIRONMENT: Final = {
-    "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
-    "HOME": "/root",
-    "LANG": "C.UTF-8",
-}
+# How many descriptors PID 1 may have: six a process, some a connection. Its children may raise
+# theirs as far.
+DESCRIPTORS: Final = 524288
 # The kernel takes workloads first when memory ends.
 _OOM_SCORE: Final = "-900"
+
+
+# The service that `/init` may have started already.
+HEAD_START: Final = "runtime"
 
 
 class Pipe(NamedTuple):
@@ -55,6 +59,7 @@ def begin() -> Begun:
     """Never raises: what fails is logged, and the rest is tried."""
     os.umask(0o022)
     prctl.set_name("auraed")
+    resource.setrlimit(resource.RLIMIT_NOFILE, (DESCRIPTORS, DESCRIPTORS))
     try:
         console = open_console()
     except OSError:
@@ -105,9 +110,14 @@ class _Beginning:
     def start_services(self) -> Done:
         problems = []
         for name in SERVICES:
-            self.pipes[name] = Pipe(*splice.make_pipe())
             try:
-                self.pids[name] = start_service(name, self.pipes[name].write, best())
+                if name == HEAD_START and (begun := headstart.taken()) is not None:
+                    self.pipes[name] = Pipe(begun.output, begun.end)
+                    self.pids[name] = begun.pid
+                    _let_go(name, begun)
+                else:
+                    self.pipes[name] = Pipe(*splice.make_pipe())
+                    self.pids[name] = start_service(name, self.pipes[name].write, best())
             except OSError as error:
                 problems.append(f"{name}: {error.strerror}")
         return Done(" ".join(self.pids), tuple(problems))
@@ -115,6 +125,18 @@ class _Beginning:
     def load_drivers(self) -> Done:
         self.drivers = drivers.start(limit=0)
         return Done()
+
+
+def _let_go(name: str, begun: headstart.HeadStart, root: str = cgroups.ROOT) -> None:
+    """Give the process what it would have been born with, and let it go on. Raises OSError."""
+    try:
+        splice.enlarge(begun.output)
+        _write(f"{root}/{cgroups.OURS}/{name}/cgroup.procs", str(begun.pid))
+        _write(f"/proc/{begun.pid}/oom_score_adj", _OOM_SCORE)
+        resource.prlimit(begun.pid, resource.RLIMIT_NOFILE, (FILES, DESCRIPTORS))
+    finally:
+        begun.go()
+        os.close(begun.gate)
 
 
 def start_service(name: str, output: int, spawner: Spawner, root: str = cgroups.ROOT) -> int:
@@ -125,20 +147,12 @@ def start_service(name: str, output: int, spawner: Spawner, root: str = cgroups.
         flags = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
         leaf = os.open(f"{root}/{cgroups.OURS}/{name}", flags)
         opened.callback(os.close, leaf)
-        argv = command(SERVICES[name])
+        argv = headstart.command(SERVICES[name], sys.executable or headstart.PYTHON)
         fds = {0: null, 1: output, 2: output}
-        pid = spawner(argv[0], argv, _ENVIRONMENT, cwd="/", fds=fds, cgroup=leaf)
+        pid = spawner(argv[0], argv, headstart.ENVIRONMENT, cwd="/", fds=fds, cgroup=leaf)
     with suppress(OSError):
         _write(f"/proc/{pid}/oom_score_adj", _OOM_SCORE)
     return pid
-
-
-def command(module: str) -> tuple[str, ...]:
-    """-I: neither environment nor working folder has a say in what is imported. Without the site
-    module, and without runpy, which `-m` takes, an interpreter starts in two thirds of the time."""
-    packages = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-    code = f"import sys; sys.path.append({packages!r}); import {module} as m; sys.exit(m.main())"
-    return (sys.executable or "/usr/bin/python3", "-IS", "-c", code)
 
 
 def _collect_credentials() -> Done:

@@ -11,6 +11,8 @@ import time
 from collections.abc import Iterable, Mapping
 from typing import Final
 
+from initd import headstart
+from initd.boot import cgroups
 from initd.linux import module
 from initd.linux.mount import MountFlag, mount
 
@@ -21,9 +23,13 @@ _POLL: Final = 0.02
 _SYSROOT: Final = "/sysroot"
 _DIST_PACKAGES: Final = f"{_SYSROOT}/usr/lib/python3/dist-packages"
 _OVERLAY: Final = "/overlay"
+_PMEM: Final = "/dev/pmem"
 _ROOT_FILE: Final = "/root.erofs"
 _RAMFS: Final = "/ramfs"
 _DEFAULT_ROOT: Final = "PARTLABEL=aurae-root-a"
+
+# What PID 1 would start as its first service.
+_RUNTIME: Final = "runtime.__main__"
 
 _NOTHING: Final = MountFlag.NOSUID | MountFlag.NODEV | MountFlag.NOEXEC
 
@@ -36,6 +42,10 @@ _MOUNTS: Final = (
 )
 
 
+# The runtime that begins beside us, and where it answers.
+Runtime = tuple[headstart.HeadStart, int]
+
+
 class RootError(Exception):
     """There is no root to hand over to."""
 
@@ -44,8 +54,9 @@ def main() -> None:
     """Never returns: becomes `/sbin/init` of the root, or ends with a message, which is a panic."""
     for fstype, target, flags, options in _MOUNTS:
         mount(fstype, target, fstype, flags, options)
+    runtime = _begin_runtime()
     keep_credentials("/credentials", "/run/credentials/@system")
-    load_root_modules(f"/usr/lib/modules/{os.uname().release}")
+    load_modules("root")
     try:
         with open("/proc/cmdline", encoding="utf-8", errors="replace") as file:
             wanted = root_of(file.read(), in_memory=os.path.exists(_ROOT_FILE))
@@ -57,7 +68,7 @@ def main() -> None:
     except (RootError, OSError) as e:
         sys.exit(f"initramfs: cannot mount the root: {e}")
     _log(f"root is {wanted}")
-    hand_over()
+    hand_over(runtime)
 
 
 def mount_file(path: str) -> None:
@@ -118,9 +129,10 @@ def keep_credentials(source: str, target: str) -> None:
         os.unlink(path)
 
 
-def load_root_modules(folder: str) -> None:
-    """Load what mounting any root takes: a list in load order, made with the image."""
-    for path in _lines(f"{folder}/modules.root"):
+def load_modules(purpose: str, folder: str = "") -> None:
+    """Load what is listed in load order: a list made with the image. `root` is for any root."""
+    folder = folder or f"/usr/lib/modules/{os.uname().release}"
+    for path in _lines(f"{folder}/modules.{purpose}"):
         try:
             module.load(f"{folder}/{path}")
         except FileExistsError:
@@ -132,10 +144,14 @@ def wait_for(wanted: str, patience: float) -> str:
 
     Raises `RootError` when it does not appear in time.
     """
-    # Only here: a root that lies in the initramfs does without drivers, and boots faster for it.
+    match = matcher(wanted)
+    if wanted.startswith(_PMEM):
+        load_modules("pmem")
+        if os.path.exists(wanted):
+            return wanted
+    # Only here: a root in memory does without looking at the hardware, and boots faster for it.
     from initd.boot.modules import Modules, find_modaliases
 
-    match = matcher(wanted)
     modules = Modules()
     deadline = time.monotonic() + patience
     while True:
@@ -239,7 +255,7 @@ def erofs_label(path: str) -> str | None:
     return block[64:80].rstrip(b"\0").decode(errors="replace")
 
 
-def hand_over() -> None:
+def hand_over(runtime: Runtime | None) -> None:
     """Make the mounted root the root, give back the initramfs's memory, become `/sbin/init`."""
     # Packages of a newer state of the code, for a machine that is being developed on.
     if os.path.isdir(_OVERLAY):
@@ -247,13 +263,41 @@ def hand_over() -> None:
             mount(f"{_OVERLAY}/{name}", f"{_DIST_PACKAGES}/{name}", "", MountFlag.BIND)
     for _, target, _, _ in _MOUNTS:
         mount(target, f"{_SYSROOT}{target}", "", MountFlag.MOVE)
+    variables = _let_in(runtime)
     os.chdir(_SYSROOT)
     # The root's file may go too: its mount holds it. A bind mount shows what is left of its source.
     empty("/", keep={_OVERLAY, _SYSROOT})
     mount(".", "/", "", MountFlag.MOVE)
     os.chroot(".")
     os.chdir("/")
-    os.execv("/sbin/init", ["/sbin/init", *sys.argv[1:]])
+    os.execve("/sbin/init", ["/sbin/init", *sys.argv[1:]], {**os.environ, **variables})
+
+
+def _begin_runtime() -> Runtime | None:
+    try:
+        return headstart.begin(_RUNTIME)
+    except OSError as e:
+        _log(f"the runtime gets no head start: {e}")
+        return None
+
+
+def _let_in(runtime: Runtime | None) -> dict[str, str]:
+    """Have the runtime in the root; returns what PID 1 must have in its environment to find it."""
+    if runtime is None:
+        return {}
+    started, answer = runtime
+    try:
+        started.let_in(_SYSROOT, answer)
+        # For the first use of a controller the kernel changes its own code, which emulators are
+        # known to get wrong while another processor runs it: so now, while the runtime rests.
+        folder = f"{_SYSROOT}{cgroups.ROOT}"
+        mount("cgroup2", folder, "cgroup2", _NOTHING, cgroups.OPTIONS)
+        os.mkdir(f"{folder}/{cgroups.CELLS}")
+        cgroups.hand_down(folder)
+    except OSError as e:
+        _log(f"the runtime's head start: {e}")
+    started.go()
+    return started.variables()
 
 
 def empty(folder: str, keep: Iterable[str]) -> None:

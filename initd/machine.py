@@ -2,7 +2,6 @@
 
 import functools
 import os
-import resource
 import signal
 import time
 from collections.abc import Callable
@@ -35,8 +34,6 @@ from initd.version import VERSION
 
 _LOGS: Final = Path("/run/aurae/logs")
 _OWN_LOGS: Final = _LOGS / "auraed"
-# How many descriptors PID 1 may have: six a process, some a connection.
-_DESCRIPTORS: Final = 524288
 # Of the machine's memory, for all output together.
 _LOG_SHARE: Final = 8
 # Where PID 1 waits for its console to take more.
@@ -141,7 +138,6 @@ class Machine:
 
     def _watch_signals(self) -> Done:
         power.ctrl_alt_del_sends_sigint()
-        resource.setrlimit(resource.RLIMIT_NOFILE, (_DESCRIPTORS, _DESCRIPTORS))
         self._loop.watch_signals(
             {
                 signal.SIGCHLD: self._children.reap,

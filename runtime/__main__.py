@@ -1,5 +1,6 @@
 """The runtime as a program: PID 1 starts it as a service."""
 
+import gc
 import os
 import resource
 import sys
@@ -18,20 +19,29 @@ GRPC: Final = {
 
 
 def main() -> int:
+    # What is imported stays: to look for garbage amid that takes a tenth of the time.
+    gc.disable()
     os.environ.update(GRPC)
-    # Only now may gRPC be loaded.
-    import asyncio
+    from runtime import imports
+
+    imports.postpone()
+    with imports.without("ssl"):
+        # Its TLS, which the API leaves to gRPC, would load OpenSSL.
+        import asyncio
     import logging
 
+    from initd import headstart
     from initd.version import VERSION
     from runtime.cells.cgroups import Cgroups
     from runtime.server import log
     from runtime.server.server import serve
     from runtime.server.settings import Settings
 
-    # Three descriptors a caller on the Unix socket, two a log that is followed.
-    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
-    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    gc.freeze()
+    gc.enable()
+    # All is imported; the rest needs what PID 1 makes.
+    headstart.wait()
+    _raise_limit()
     settings = Settings.from_cmdline(Path("/proc/cmdline").read_text())
     log.to_stderr(settings.log)
     try:
@@ -40,6 +50,13 @@ def main() -> int:
         logging.getLogger("runtime").exception("cannot serve")
         return 1
     return 0
+
+
+def _raise_limit() -> None:
+    """As many descriptors as PID 1 lets us have: each connection and each log followed takes one,
+    or two."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
 if __name__ == "__main__":

@@ -155,6 +155,7 @@ class Machines:
         self,
         *,
         disk: bool = False,
+        netboot: bool = False,
         memory: int | None = None,
         cpus: int | None = None,
         cmdline: Sequence[str] = (),
@@ -167,13 +168,14 @@ class Machines:
     ) -> Machine:
         """Boot a machine; by default wait until its API answers.
 
-        `disk` boots the image's disk by OVMF instead of the kernel directly. `credentials` are
-        those of the trust domain unless given.
+        `disk` boots the image's disk by OVMF instead of the kernel directly, `netboot` the
+        initramfs that has the root inside. `credentials` are those of the trust domain unless
+        given.
 
         Raises `LostError`, `NotServingError` or `StartError`.
         """
         description = Description(
-            boot=self._disk_boot() if disk else self._kernel_boot(),
+            boot=self._disk_boot() if disk else self._kernel_boot(netboot=netboot),
             memory=memory or self.memory,
             cpus=cpus or self.cpus,
             cmdline=tuple(cmdline),
@@ -205,9 +207,13 @@ class Machines:
             self.running.remove(machine)
             machine.close()
 
-    def _kernel_boot(self) -> KernelBoot:
-        initrds = (self.artifacts / "initramfs", *self.overlays)
-        return KernelBoot(kernel=self.artifacts / "vmlinuz", initrds=initrds)
+    def _kernel_boot(self, *, netboot: bool) -> KernelBoot:
+        initramfs = self.artifacts / ("initramfs" if netboot else "initramfs-micro")
+        return KernelBoot(
+            kernel=self.artifacts / "vmlinuz",
+            initrds=(initramfs, *self.overlays),
+            root=None if netboot else self.artifacts / "root.erofs",
+        )
 
     def _disk_boot(self) -> FirmwareBoot:
         return FirmwareBoot(disk=Drive(file=self.artifacts / "aurae.img"))

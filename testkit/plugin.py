@@ -52,7 +52,7 @@ def machines(
     from testkit.machines import Machines
 
     artifacts = _path(pytestconfig, "image")
-    for product in ("vmlinuz", "initramfs"):
+    for product in ("vmlinuz", "initramfs-micro", "root.erofs"):
         if not (artifacts / product).exists():
             pytest.exit(f"{artifacts / product}: does not exist; make image, or --aurae-image DIR")
     chosen = _option(pytestconfig, "acceleration")

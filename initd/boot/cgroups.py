@@ -3,6 +3,9 @@
 import os
 from typing import Final
 
+# A parent's memory.min covers its children; a delegated subtree cannot leave itself.
+OPTIONS: Final = "nsdelegate,memory_recursiveprot"
+
 ROOT: Final = "/sys/fs/cgroup"
 OURS: Final = "auraed"
 CELLS: Final = "aurae"
@@ -19,16 +22,23 @@ def make_tree(root: str = ROOT) -> list[str]:
         os.makedirs(f"{root}/{name}", exist_ok=True)
     # A cgroup with processes cannot hand controllers down; the root alone can.
     _write(f"{root}/{OURS}/initd/cgroup.procs", str(os.getpid()))
-    with open(f"{root}/cgroup.controllers") as file:
-        available = file.read().split()
-    wanted = " ".join(f"+{name}" for name in CONTROLLERS if name in available)
-    for folder in (root, f"{root}/{OURS}", f"{root}/{CELLS}"):
-        _write(f"{folder}/cgroup.subtree_control", wanted)
+    available = hand_down(root)
+    for folder in (f"{root}/{OURS}", f"{root}/{CELLS}"):
+        hand_down(folder)
     for name, weight in WEIGHTS.items():
         os.makedirs(f"{root}/{OURS}/{name}", exist_ok=True)
         if "cpu" in available:
             _write(f"{root}/{OURS}/{name}/cpu.weight", str(weight))
     return [f"{name}: not in this kernel" for name in CONTROLLERS if name not in available]
+
+
+def hand_down(folder: str) -> list[str]:
+    """Give the cgroups in it every controller that it has; returns those."""
+    with open(f"{folder}/cgroup.controllers") as file:
+        available = file.read().split()
+    wanted = " ".join(f"+{name}" for name in CONTROLLERS if name in available)
+    _write(f"{folder}/cgroup.subtree_control", wanted)
+    return available
 
 
 def _write(path: str, text: str) -> None:

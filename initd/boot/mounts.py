@@ -5,6 +5,7 @@ from collections.abc import Iterable
 from contextlib import suppress
 from typing import Final, NamedTuple
 
+from initd.boot import cgroups
 from initd.linux.mount import MountFlag, mount
 
 NOSUID, NODEV, NOEXEC = MountFlag.NOSUID, MountFlag.NODEV, MountFlag.NOEXEC
@@ -36,8 +37,7 @@ MACHINE: Final = (
         "cgroup2",
         "/sys/fs/cgroup",
         NOSUID | NODEV | NOEXEC,
-        # A parent's memory.min covers its children; a delegated subtree cannot leave itself.
-        "nsdelegate,memory_recursiveprot",
+        cgroups.OPTIONS,
     ),
     Mount("bpf", "/sys/fs/bpf", NOSUID | NODEV | NOEXEC, "mode=700", optional=True),
     Mount("securityfs", "/sys/kernel/security", NOSUID | NODEV | NOEXEC, optional=True),

@@ -24,7 +24,7 @@ _SETSID: Final = 0x80
 _SETCGROUP: Final = 0x100
 # More than glibc's posix_spawnattr_t (336) and posix_spawn_file_actions_t (80), and sigset_t (128).
 _ROOM: Final = 512
-_FILES: Final = 1024
+FILES: Final = 1024
 # The child's descriptors have numbers below this.
 CHILD_DESCRIPTORS: Final = 256
 
@@ -207,7 +207,7 @@ def _above(fds: Mapping[int, int]) -> Iterator[dict[int, int]]:
 def _child_limits() -> Iterator[None]:
     """What the child inherits. Descriptors of ours above the limit stay open."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (min(soft, _FILES), hard))
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(soft, FILES), hard))
     try:
         yield
     finally:

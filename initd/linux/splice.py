@@ -37,7 +37,12 @@ def make_pipe() -> tuple[int, int]:
     """(read end that does not block, write end), large enough for a burst."""
     read, write = os.pipe2(os.O_CLOEXEC)
     os.set_blocking(read, False)
+    enlarge(read)
+    return read, write
+
+
+def enlarge(pipe: int) -> None:
+    """Give a pipe room for a burst."""
     # Past its user's soft limit, which root does not have, the pipe stays as large as it is.
     with suppress(PermissionError):
-        fcntl.fcntl(read, fcntl.F_SETPIPE_SZ, PIPE_SIZE)
-    return read, write
+        fcntl.fcntl(pipe, fcntl.F_SETPIPE_SZ, PIPE_SIZE)

@@ -34,6 +34,10 @@ class Callers:
         self._cells = cells
         self._local: dict[str, Caller] = {}
 
+    def refuse_all_but_local(self) -> None:
+        """What the node itself is known by turned out to be unusable."""
+        self._trust_domain = None
+
     def caller(self, peer: Peer) -> Caller | None:
         """Who that process is. None: it is where the cells are, and in none that is allocated.
 
@@ -79,7 +83,11 @@ def check_person(
     peer: str, authentication: Mapping[str, Iterable[bytes]], trust_domain: str | None
 ) -> str:
     """The SPIFFE ID of one of our people. Raises PermissionDenied for anybody else."""
-    if trust_domain is None or not list(authentication.get("x509_pem_cert", ())):
+    if trust_domain is None:
+        raise PermissionDenied(
+            "caller: the node's own credentials are unusable, see its log; call on its Unix socket"
+        )
+    if not list(authentication.get("x509_pem_cert", ())):
         raise PermissionDenied(
             f"caller {peer}: has no certificate; use an SVID of the trust domain"
         )

@@ -15,7 +15,6 @@ import grpc
 from google.protobuf.internal import api_implementation
 from grpc import aio
 from grpc_health.v1 import health_pb2, health_pb2_grpc
-from grpc_reflection.v1alpha import reflection
 
 from runtime.cells.cells import Cells
 from runtime.cells.cgroups import Cgroups
@@ -28,6 +27,8 @@ from runtime.server import boot, credentials, peers
 from runtime.server.border import Border
 from runtime.server.callers import Callers
 from runtime.server.health import Health
+from runtime.server.reflection import SERVICE as REFLECTION
+from runtime.server.reflection import Reflection
 from runtime.server.relay import Find, Relay, listen
 from runtime.server.services import NAMES, SERVICES, Parts
 from runtime.server.settings import Settings
@@ -117,7 +118,9 @@ async def serving(
                     connected = asyncio.Event()
                     owned = (
                         tasks.create_task(processes.run(connected.set)),
-                        tasks.create_task(_announce(processes, connected, where)),
+                        tasks.create_task(
+                            _announce(processes, connected, where, callers, identity)
+                        ),
                         tasks.create_task(_apply(cells, connected, settings)),
                     )
                     yield Serving(where, port, parts)
@@ -130,10 +133,33 @@ async def serving(
                 await relay.drain(CUT)
 
 
-async def _announce(processes: Processes, connected: asyncio.Event, where: str) -> None:
-    """Tell PID 1 that the API answers, once everything does."""
+async def _announce(
+    processes: Processes,
+    connected: asyncio.Event,
+    where: str,
+    callers: Callers,
+    identity: credentials.Credentials | None,
+) -> None:
+    """Tell PID 1 that the API answers, once everything does; then look at what it answers with."""
     await connected.wait()
     await processes.ready(f"serving on {where}")
+    if identity is not None:
+        await asyncio.to_thread(_verify, identity, callers)
+
+
+def _verify(identity: credentials.Credentials, callers: Callers) -> None:
+    """Callers would refuse unusable credentials; so does the node."""
+    from runtime.server.verification import verify
+
+    try:
+        if verify(identity):
+            log.warning(
+                "credential %s: is not valid at this node's time; check the clock, or renew it",
+                credentials.CERTIFICATE,
+            )
+    except credentials.Unusable as e:
+        log.error("%s. Until then callers over TCP are refused", e)
+        callers.refuse_all_but_local()
 
 
 async def _apply(cells: Cells, connected: asyncio.Event, settings: Settings) -> None:
@@ -146,21 +172,15 @@ def _register(server: aio.Server, parts: Parts) -> None:
         service.register(service.make(parts), server)
     health_pb2_grpc.add_HealthServicer_to_server(parts.health, server)
     health = health_pb2.DESCRIPTOR.services_by_name["Health"].full_name
-    reflection.enable_server_reflection((*NAMES, health, reflection.SERVICE_NAME), server)
+    server.add_generic_rpc_handlers((Reflection((*NAMES, health, REFLECTION)),))
 
 
 def _credentials(folder: Path) -> credentials.Credentials | None:
     try:
-        found = credentials.load(folder)
+        return credentials.read(folder)
     except credentials.Unusable as e:
         log.error("%s. Until then the API is on the Unix socket only", e)
         return None
-    if found.expired:
-        log.warning(
-            "credential %s: is not valid at this node's time; check the clock, or renew it",
-            credentials.CERTIFICATE,
-        )
-    return found
 
 
 def _listen(
@@ -184,10 +204,7 @@ def _listen(
             ),
         )
     except RuntimeError:
-        log.error(
-            "cannot listen on %s: gRPC said why before this; free the port, or set aurae.listen=",
-            settings.listen,
-        )
+        log.error("%s. Until then the API is on the Unix socket only", _why_not(settings, identity))
         return where, None
     host = settings.listen.rpartition(":")[0]
     return f"{host}:{port} as {identity.identity} and {where}", port
@@ -202,6 +219,17 @@ def _share(settings: Settings) -> socket.socket:
     fresh.symlink_to(target)
     fresh.rename(settings.socket)
     return listener
+
+
+def _why_not(settings: Settings, identity: credentials.Credentials) -> str:
+    """Why gRPC does not listen: it does not say."""
+    from runtime.server.verification import verify
+
+    try:
+        verify(identity)
+    except credentials.Unusable as e:
+        return str(e)
+    return f"cannot listen on {settings.listen}: free the port, or set aurae.listen="
 
 
 @contextmanager

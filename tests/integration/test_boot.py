@@ -76,8 +76,9 @@ def test_without_any_network_card_the_api_is_on_its_socket(boot: Boot) -> None:
     machine.poweroff()
 
 
-def test_256_mib_are_enough(boot: Boot) -> None:
-    machine = boot(memory=256)
+@pytest.mark.parametrize("netboot", [False, True])
+def test_256_mib_are_enough(boot: Boot, netboot: bool) -> None:
+    machine = boot(memory=256, netboot=netboot)
     with machine.cell("small", memory=pb.MemoryController(max=32 << 20)) as cell:
         assert cell.read("echo fine") == "fine\n"
         available = machine.system.read("grep MemAvailable /proc/meminfo").split()[1]

@@ -167,10 +167,11 @@ def test_the_road_down_ends_services_and_processes_and_refuses_work(
 
 
 def test_the_services_of_the_machine_can_be_imported_without_the_site_module() -> None:
-    from initd.first import SERVICES, command
+    from initd.first import SERVICES
+    from initd.headstart import command
 
     for module in SERVICES.values():
-        argv = command(module)
+        argv = command(module, sys.executable)
         assert argv[:2] == (sys.executable, "-IS")
         compile(argv[-1], "command", "exec")
         assert f"import {module} as m" in argv[-1]

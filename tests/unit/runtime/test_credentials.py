@@ -8,8 +8,8 @@ from cryptography.hazmat.primitives import serialization
 from runtime.identity import authority
 from runtime.identity.authority import KeyType, Pair
 from runtime.identity.spiffe import SpiffeId
-from runtime.server import credentials
-from runtime.server.credentials import Unusable
+from runtime.server import credentials, verification
+from runtime.server.credentials import Credentials, Unusable
 from tests.unit.runtime import certificates
 from tests.unit.runtime.certificates import DAY, forge, make_authority, node_svid, write
 
@@ -26,16 +26,22 @@ def folder(tmp_path: Path, signer: Pair) -> Path:
     return write(tmp_path / "credentials", node_svid(signer), signer.certificate)
 
 
+def load(folder: Path) -> tuple[Credentials, bool]:
+    """As the node does: read, listen, verify. Also whether they are out of date."""
+    found = credentials.read(folder)
+    return found, verification.verify(found)
+
+
 def fault(folder: Path) -> str:
     with pytest.raises(Unusable) as caught:
-        credentials.load(folder)
+        load(folder)
     return str(caught.value)
 
 
 def test_a_usable_set_says_who_the_node_is(folder: Path) -> None:
-    found = credentials.load(folder)
+    found, expired = load(folder)
     assert str(found.identity) == "spiffe://example.org/node/one"
-    assert not found.expired
+    assert not expired
     assert found.key == (folder / "aurae.node.key").read_bytes()
 
 
@@ -89,8 +95,8 @@ def test_a_bundle_of_another_trust_domain_is_told(folder: Path) -> None:
 def test_an_expired_certificate_is_used_all_the_same(folder: Path, signer: Pair) -> None:
     old = forge(signer, "spiffe://example.org/node/one", expired=True)
     write(folder, old, signer.certificate)
-    found = credentials.load(folder)
-    assert (str(found.identity), found.expired) == ("spiffe://example.org/node/one", True)
+    found, expired = load(folder)
+    assert (str(found.identity), expired) == ("spiffe://example.org/node/one", True)
 
 
 def test_a_certificate_needs_exactly_one_uri(folder: Path, signer: Pair) -> None:
@@ -104,7 +110,7 @@ def test_a_certificate_needs_exactly_one_uri(folder: Path, signer: Pair) -> None
 def test_an_authority_may_be_ed25519(tmp_path: Path) -> None:
     signer = make_authority(kind=KeyType.ED25519)
     folder = write(tmp_path / "ed", node_svid(signer), signer.certificate)
-    assert credentials.load(folder).identity.trust_domain == certificates.TRUST_DOMAIN
+    assert load(folder)[0].identity.trust_domain == certificates.TRUST_DOMAIN
 
 
 def test_an_ed25519_certificate_of_the_node_is_refused(tmp_path: Path, signer: Pair) -> None:

@@ -1,0 +1,167 @@
+"""The runtime's head start: `/init` of the initramfs begins it, PID 1 lets it go on.
+
+An interpreter with all that the API needs takes longer to start than everything else on the node.
+So `/init` becomes two before it looks for the root, and its copy becomes the runtime:
+
+1. `begin`: while `/init` finds the root, the copy imports what the initramfs has of that;
+2. `let_in`: once the root is mounted the copy enters it and imports the rest, beside the start of
+   PID 1's own interpreter;
+3. `wait`: before its first step it waits until PID 1, which finds it by `taken`, has made what it
+   needs: file systems, its cgroup, credentials.
+
+Where the copy cannot (the initramfs may be of another build than the root), it ends, and PID 1
+starts the runtime as it does after any other end. All of them import this: it keeps to `os`.
+"""
+
+import os
+import sys
+from typing import Final, NamedTuple, NoReturn
+
+ENVIRONMENT: Final = {
+    "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+    "HOME": "/root",
+    "LANG": "C.UTF-8",
+}
+PYTHON: Final = "/usr/bin/python3"
+
+# Of the standard library, in the order of what they cost. Each is short: `/init` waits for the one
+# that is being imported when the root is there.
+IMPORTED_AHEAD: Final = (
+    *("inspect", "logging", "pathlib", "socket", "subprocess", "dataclasses", "selectors"),
+    *("json", "concurrent.futures", "heapq", "signal", "fcntl", "resource", "contextvars"),
+)
+
+# In PID 1's environment: `PID:OUTPUT:END:GATE`. In the runtime's: that there is a gate.
+_VARIABLE: Final = "AURAE_HEAD_START"
+# The runtime's descriptor of the gate, a pipe: each byte lets it take one more step.
+_GATE: Final = 3
+_DESCRIPTORS: Final = 256
+
+
+class HeadStart(NamedTuple):
+    """The runtime's pid, the ends of its output to read from and to write to, and its gate."""
+
+    pid: int
+    output: int
+    end: int
+    gate: int
+
+    def let_in(self, root: str, answer: int) -> None:
+        """In `/init`: the copy enters the folder `root`; returns when it has, and rests.
+
+        OSError where it cannot. It goes on at `go`."""
+        os.write(self.gate, root.encode())
+        if not os.read(answer, 1):
+            raise OSError("it has ended")
+
+    def go(self) -> None:
+        """One step. A runtime that is gone by now is found when it is waited for."""
+        try:
+            os.write(self.gate, b"\n")
+        except BrokenPipeError:
+            return
+
+    def variables(self) -> dict[str, str]:
+        """What PID 1 must have in its environment to find it. Its descriptors outlive an exec."""
+        for fd in self[1:]:
+            os.set_inheritable(fd, True)
+        return {_VARIABLE: ":".join(map(str, self))}
+
+
+def command(module: str, python: str = PYTHON) -> tuple[str, ...]:
+    """-I: neither environment nor working folder has a say in what is imported. Without the site
+    module, and without runpy, which `-m` takes, an interpreter starts in two thirds of the time."""
+    packages = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+    code = f"import sys; sys.path.append({packages!r}); import {module} as m; sys.exit(m.main())"
+    return (python, "-IS", "-c", code)
+
+
+def begin(module: str) -> tuple[HeadStart, int]:
+    """In `/init`: become two, of which one runs `module` and never returns.
+
+    The number is a descriptor for `let_in`. Raises OSError."""
+    # On a machine without a console 0, 1 and 2 are free, and the runtime needs them.
+    while (spare := os.open(os.devnull, os.O_RDWR)) <= _GATE:
+        pass
+    os.close(spare)
+    output, end = os.pipe()
+    waiting, gate = os.pipe()
+    answer, answering = os.pipe()
+    pid = os.fork()  # noqa: TID251
+    if pid == 0:
+        _become(module, end, waiting, answering)
+    os.close(waiting)
+    os.close(answering)
+    return HeadStart(pid, output, end, gate), answer
+
+
+def _become(module: str, output: int, waiting: int, answering: int) -> NoReturn:
+    """In the copy: never returns, never raises."""
+    code = 1
+    try:
+        os.setsid()
+        null = os.open(os.devnull, os.O_RDONLY)
+        for ours, number in ((null, 0), (output, 1), (output, 2), (waiting, _GATE)):
+            os.dup2(ours, number)
+        os.dup2(answering, _DESCRIPTORS, inheritable=False)
+        os.closerange(_GATE + 1, _DESCRIPTORS)
+        os.environ.clear()
+        os.environ.update({**ENVIRONMENT, _VARIABLE: "gate"})
+        _enter(_import_ahead())
+        os.write(_DESCRIPTORS, b"\n")
+        os.close(_DESCRIPTORS)
+        _step()
+        code = __import__(module, fromlist=["main"]).main()
+    except BaseException:
+        sys.excepthook(*sys.exc_info())
+    finally:
+        os._exit(code)
+
+
+def _import_ahead() -> str:
+    """Until `/init` tells of a root; returns that."""
+    os.set_blocking(_GATE, False)
+    try:
+        for name in IMPORTED_AHEAD:
+            try:
+                return os.read(_GATE, 4096).decode()
+            except BlockingIOError:
+                __import__(name)
+    finally:
+        os.set_blocking(_GATE, True)
+    return os.read(_GATE, 4096).decode()
+
+
+def _enter(root: str) -> None:
+    os.chroot(root)
+    os.chdir("/")
+    # The folders have the same names in the root, and other contents.
+    sys.path_importer_cache.clear()
+
+
+def _step() -> None:
+    if not os.read(_GATE, 1):
+        raise SystemExit("not wanted: PID 1 closed the gate")
+
+
+def taken() -> HeadStart | None:
+    """In PID 1: what `/init` left; None where it left nothing. Once."""
+    found = os.environ.pop(_VARIABLE, "").split(":")
+    if len(found) != len(HeadStart._fields) or not all(part.isdecimal() for part in found):
+        return None
+    started = HeadStart(*map(int, found))
+    try:
+        for fd in started[1:]:
+            os.set_inheritable(fd, False)
+    except OSError:
+        # Of somebody who only knew the variable's name.
+        return None
+    os.set_blocking(started.output, False)
+    return started
+
+
+def wait() -> None:
+    """In the runtime: go on when PID 1 lets it. Exits where PID 1 does not want it."""
+    if os.environ.pop(_VARIABLE, None) is not None:
+        _step()
+        os.close(_GATE)
