@@ -194,6 +194,7 @@ def _make_tree(at: Places) -> None:
     at.root.mkdir()
     root.make(base, at.root, at.project / "requirements/image.txt")
     root.copy_modules(base, at.root)
+    root.copy_copyrights(base, at.root)
     small = at.work / "initramfs"
     mkosi.remove(small)
     initramfs.select_modules(base, small)

@@ -153,3 +153,21 @@ def copy_modules(base: Path, root: Path) -> None:
     target = root / "usr/lib/modules" / release
     target.mkdir(parents=True)
     kernel.copy(base / "usr/lib/modules" / release, target, kernel.for_root())
+
+
+def copy_copyrights(base: Path, root: Path) -> None:
+    """Copy what Debian says of the licence of every package that a file of `root` came from."""
+    for package in packages_of(base, root):
+        licence = Path("usr/share/doc") / package / "copyright"
+        (root / licence).parent.mkdir(parents=True)
+        shutil.copyfile(base / licence, root / licence)
+
+
+def packages_of(base: Path, root: Path) -> list[str]:
+    """The packages that have a file at a place where `root` has a file, too."""
+    found = []
+    for listed in sorted((base / "var/lib/dpkg/info").glob("*.list")):
+        paths = (root / line.lstrip("/") for line in listed.read_text().splitlines())
+        if any(path.is_file() and not path.is_symlink() for path in paths):
+            found.append(listed.stem.partition(":")[0])
+    return found

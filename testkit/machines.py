@@ -16,7 +16,7 @@ from aurae.observe.v0 import observe_pb2 as observe
 
 from aer.client import Config, connect
 from image.acceleration import Acceleration
-from image.console import Console, LostError
+from image.console import LOOK_SECONDS, Console, LostError
 from image.machine import (
     API_PORT,
     Credential,
@@ -34,6 +34,7 @@ from testkit.trust import TrustDomain
 
 BOOT_SECONDS: Final = 180.0
 POWEROFF_SECONDS: Final = 60.0
+BUTTON: Final = re.compile(r"auraed: drivers .*\bbutton\b")
 
 
 class Machine:
@@ -104,8 +105,18 @@ class Machine:
 
     def poweroff(self, timeout: float = POWEROFF_SECONDS) -> None:
         """Press the power button and wait for a clean end. Raises `LostError` without one."""
+        self.wait_for_button()
         self.qemu.powerdown()
         self.wait_for_end(timeout=timeout)
+
+    def wait_for_button(self, timeout: float = BOOT_SECONDS) -> None:
+        """The API may answer before the driver of the button is there: an earlier press is lost."""
+        deadline = time.monotonic() + timeout
+        while not BUTTON.search(self.console.text):
+            self.qemu.check()
+            if time.monotonic() > deadline:
+                raise LostError(f"no power button in {timeout:g} s; {self.console.last_lines()}")
+            self.qemu.wait_end(LOOK_SECONDS)
 
     def wait_for_end(
         self, reason: str = "guest-shutdown", timeout: float = POWEROFF_SECONDS

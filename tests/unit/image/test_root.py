@@ -1,4 +1,5 @@
 import re
+from pathlib import Path
 
 from image import python, root
 
@@ -34,3 +35,19 @@ def test_test_extensions_are_pruned_and_the_others_kept() -> None:
     assert python.UNUSED_EXTENSION.fullmatch("_testcapi.cpython-313-x86_64-linux-gnu.so")
     for name in ("_ctypes", "_ssl", "_sqlite3", "_decimal", "_queue"):
         assert not python.UNUSED_EXTENSION.fullmatch(f"{name}.cpython-313-x86_64-linux-gnu.so")
+
+
+def test_the_licence_of_each_package_that_gave_a_file_comes_along(tmp_path: Path) -> None:
+    base, tree = tmp_path / "base", tmp_path / "root"
+    for package, path in (("busybox", "usr/bin/busybox"), ("perl:amd64", "usr/bin/perl")):
+        listed = base / f"var/lib/dpkg/info/{package}.list"
+        listed.parent.mkdir(parents=True, exist_ok=True)
+        listed.write_text(f"/.\n/usr\n/usr/bin\n/{path}\n")
+        licence = base / "usr/share/doc" / package.partition(":")[0] / "copyright"
+        licence.parent.mkdir(parents=True)
+        licence.write_text(f"of {package}")
+    (tree / "usr/bin").mkdir(parents=True)
+    (tree / "usr/bin/busybox").write_text("")
+    root.copy_copyrights(base, tree)
+    found = [path.relative_to(tree) for path in tree.rglob("copyright")]
+    assert found == [Path("usr/share/doc/busybox/copyright")]
