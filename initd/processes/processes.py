@@ -184,7 +184,7 @@ class Processes:
         if owned.process.state is State.RUNNING:
             self._set(owned, replace(owned.process, state=State.STOPPING))
             if grace > 0:
-                self._cgroups.signal(owned.process.cgroup, signal.SIGTERM)
+                self._terminate(owned)
         self._kill_after(owned, grace)
         return owned.process
 
@@ -220,7 +220,7 @@ class Processes:
     def kill_all(self) -> None:
         """What has not ended by now is killed."""
         for process in self.living():
-            self._cgroups.kill(process.cgroup)
+            self._kill(self._owned[process.id])
 
     def _make_leaf(self, path: str) -> None:
         try:
@@ -341,10 +341,25 @@ class Processes:
             owned.timer.cancel()
         owned.kill_at = kill_at
         if grace == 0:
-            self._cgroups.kill(owned.process.cgroup)
+            self._kill(owned)
         else:
-            leaf = owned.process.cgroup
-            owned.timer = self._loop.later(grace, lambda: self._cgroups.kill(leaf))
+            owned.timer = self._loop.later(grace, lambda: self._kill(owned))
+
+    def _terminate(self, owned: _Owned) -> None:
+        """SIGTERM to all in the leaf, and to the first process where somebody has moved it away."""
+        leaf, pid = owned.process.cgroup, owned.process.pid
+        away = pid not in set(self._cgroups.processes(leaf))
+        self._cgroups.signal(leaf, signal.SIGTERM)
+        if away and owned.ending is None:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGTERM)
+
+    def _kill(self, owned: _Owned) -> None:
+        """As `_terminate`. Until it is reaped here, the number is the first process's."""
+        self._cgroups.kill(owned.process.cgroup)
+        if owned.ending is None:
+            with suppress(ProcessLookupError):
+                os.kill(owned.process.pid, signal.SIGKILL)
 
     def _say(self, owned: _Owned) -> None:
         owned.saying = None

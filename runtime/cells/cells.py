@@ -13,6 +13,7 @@ from typing import Any, Final
 
 from initd.errors import (
     AlreadyExists,
+    AuraedError,
     FailedPrecondition,
     InvalidArgument,
     NotFound,
@@ -49,6 +50,9 @@ log = logging.getLogger(__name__)
 
 # How long SIGKILL may take to show before we say that a process is stuck in the kernel.
 MARGIN: Final = 10.0
+
+# Seconds until a Free that an earlier runtime began is tried again: first, and at most.
+RETRY: Final = (1.0, 60.0)
 
 # What an executable finds in its environment, before what was given with it.
 ENVIRONMENT: Final = {
@@ -97,30 +101,62 @@ class Cells:
         self._cells: dict[str, Cell] = {}
         self._freeing: Counter[str] = Counter()
         self._starting: dict[str, set[asyncio.Future[Process]]] = {}
+        self._unfinished: dict[str, float] = {}
         self.on_removed: Callable[[str], None] = lambda _name: None
         """Told of each cell that is gone."""
 
     def recover(self) -> None:
-        """Know again what an earlier runtime made, and undo what it left half-made."""
+        """Know again what an earlier runtime made, and undo what it left half-made.
+
+        Cgroups that nobody allocated are left alone: a workload may have made them for itself.
+        """
         self._cgroups.prepare()
         specs = self._specs.read()
-        there = self._cgroups.names()
         self._cells = {
-            name: specs[name]
-            for name in there
-            if name in specs and all(above in specs for above in ancestors(name))
+            name: cell
+            for name, cell in sorted(specs.items())
+            if all(above in specs for above in ancestors(name)) and self._cgroups.exists(name)
         }
-        for name in reversed(there):
-            if name not in self._cells:
-                try:
-                    self._cgroups.kill(name)
+        for name in self._specs.half_made():
+            try:
+                if name not in self._cells:
                     self._cgroups.remove(name)
                     log.warning("cell %s: was half-made, removed", name)
-                except OSError as e:
-                    log.error("cell %s: is half-made and cannot be removed: %s", name, e)
-        for name in specs.keys() - self._cells.keys():
+                self._specs.drop(name)
+            except OSError as e:
+                log.error("cell %s: is half-made and cannot be removed: %s", name, e)
+        for name in sorted(specs.keys() - self._cells.keys(), reverse=True):
             self._specs.remove(name)
         self._supervision.recover({*self._cells, SYSTEM})
+        self._unfinished = {
+            name: grace for name, grace in self._specs.marked().items() if name in self._cells
+        }
+        for name in self._unfinished:
+            self._freeing.update(self._subtree(name))
+
+    async def settle(self) -> None:
+        """After `recover`, once PID 1 is heard: free what was being freed, and forget what ended in
+        cells that are gone. Until then nothing is started there."""
+        for name, grace in self._unfinished.items():
+            subtree = self._subtree(name)
+            delay = RETRY[0]
+            while name in self._cells:
+                log.warning("cell %s: was being freed, freeing it", name)
+                try:
+                    await self.free(name, grace)
+                except (AuraedError, OSError) as e:
+                    log.error("cell %s: cannot be freed, trying again: %s", name, e)
+                    await asyncio.sleep(delay)
+                    delay = min(2 * delay, RETRY[1])
+            self._release(subtree)
+        self._unfinished = {}
+        for process in self._processes:
+            cell = cell_of(process)
+            if cell not in (None, SYSTEM) and cell not in self._cells:
+                if process.state is ProcessState.ENDED:
+                    await self._processes.forget(process)
+                else:
+                    log.error("process %s: runs in a cell that is gone", process.id)
 
     def allocate(self, cell: Cell) -> None:
         """Make a cell with its limits. Either all of it exists afterwards or none."""
@@ -130,16 +166,32 @@ class Cells:
         if cell.name in self._cells:
             raise AlreadyExists(f"{_title(cell.name)}: is allocated already; free it first")
         self._refuse_freeing(cell.name)
+        self._check_there(parent(cell.name))
         self._check_limits(cell)
         with ExitStack() as undo:
-            self._cgroups.create(cell.name)
-            undo.callback(self._cgroups.remove, cell.name)
-            for file, value in cell.files().items():
-                self._limit(cell.name, file, value)
-            self._specs.write(cell)
+            with self._specs.written(cell):
+                self._create(cell.name)
+                undo.callback(self._cgroups.remove, cell.name)
+                for file, value in cell.files().items():
+                    self._limit(cell.name, file, value)
             undo.pop_all()
         self._cells[cell.name] = cell
         self._changes.publish(time.time_ns(), Allocated(cell))
+
+    def _create(self, name: str) -> None:
+        try:
+            self._cgroups.create(name)
+        except FileExistsError as e:
+            raise FailedPrecondition(
+                f"{_title(name)}: somebody else has made a cgroup there; remove that first"
+            ) from e
+
+    def _check_there(self, name: str | None) -> None:
+        if name is not None and not self._cgroups.exists(name):
+            raise FailedPrecondition(
+                f"{_title(name)}: somebody else has removed its cgroup; free it, then allocate it "
+                "anew"
+            )
 
     def _limit(self, name: str, file: str, value: str) -> None:
         try:
@@ -191,6 +243,7 @@ class Cells:
         after; cancelled, it is killed."""
         cell = self._existing(name)
         self._refuse_freeing(cell)
+        self._check_there(cell)
         id_ = identity(cell, executable.name)
         before = self._processes.get(id_)
         self._refuse_existing(cell, executable.name, before)
@@ -279,8 +332,8 @@ class Cells:
         Cancelled before the end, what was signalled ends all the same and the cells stay.
         """
         self._existing(name)
-        subtree = [cell for cell in self._cells if within(cell, name)]
-        with self._marked(subtree):
+        subtree = self._subtree(name)
+        with self._marked(name, subtree, grace):
             self._supervision.stop_all(subtree)
             await self._settled(subtree)
             await self._end_all(subtree, grace)
@@ -409,6 +462,9 @@ class Cells:
             nodes += (Node(None, (), tuple(statuses[SYSTEM])),)
         return nodes
 
+    def _subtree(self, name: str) -> tuple[str, ...]:
+        return tuple(cell for cell in self._cells if within(cell, name))
+
     def _existing(self, name: str | None) -> str:
         if name is None:
             return SYSTEM
@@ -508,15 +564,25 @@ class Cells:
                 raise FailedPrecondition(f"{_title(cell)}: is being freed; wait until it is gone")
 
     @contextmanager
-    def _marked(self, cells: Sequence[str]) -> Iterator[None]:
+    def _marked(self, name: str, cells: Sequence[str], grace: float) -> Iterator[None]:
+        """Nothing is begun in `cells`, and a later runtime finishes what is begun here."""
+        try:
+            self._specs.mark(name, grace)
+        except OSError as e:
+            # A node that is full can be freed all the same.
+            log.warning("cell %s: is freed without a note on file: %s", name, e)
         self._freeing.update(cells)
         try:
             yield
         finally:
-            self._freeing.subtract(cells)
-            for cell in cells:
-                if not self._freeing[cell]:
-                    del self._freeing[cell]
+            self._release(cells)
+
+    def _release(self, cells: Sequence[str]) -> None:
+        self._freeing.subtract(cells)
+        for cell in cells:
+            if not self._freeing[cell]:
+                del self._freeing[cell]
+                self._specs.unmark(cell)
 
 
 def _title(cell: str) -> str:

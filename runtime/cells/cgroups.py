@@ -4,7 +4,6 @@ Figures and file names are those of the kernel's Documentation/admin-guide/cgrou
 """
 
 import os
-from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path, PurePosixPath
 from typing import Final
@@ -41,16 +40,8 @@ class Cgroups:
         self._enable(self._cells)
         self._make(self._cells / SYSTEM)
 
-    def names(self) -> list[str]:
-        """Every cell's cgroup, half-made ones too, parents before children."""
-        return list(self._below(self._cells, ""))
-
-    def _below(self, folder: Path, prefix: str) -> Iterator[str]:
-        for child in sorted(entry.name for entry in os.scandir(folder) if entry.is_dir()):
-            # `_` begins leaves and the system's own cell.
-            if not child.startswith("_"):
-                yield prefix + child
-                yield from self._below(folder / child, f"{prefix}{child}/")
+    def exists(self, cell: str) -> bool:
+        return (self._cells / cell).is_dir()
 
     def below(self, cgroup: str) -> str | None:
         """The path below the folder of all cells; None for a cgroup outside.

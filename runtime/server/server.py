@@ -16,6 +16,7 @@ from google.protobuf.internal import api_implementation
 from grpc import aio
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
+from initd.errors import AuraedError
 from runtime.cells.cells import Cells
 from runtime.cells.cgroups import Cgroups
 from runtime.cells.specs import Specs
@@ -122,6 +123,7 @@ async def serving(
                             _announce(processes, connected, where, callers, identity)
                         ),
                         tasks.create_task(_apply(cells, connected, settings)),
+                        tasks.create_task(_settle(cells, connected)),
                     )
                     yield Serving(where, port, parts)
                     await parts.health.drain()
@@ -165,6 +167,15 @@ def _verify(identity: credentials.Credentials, callers: Callers) -> None:
 async def _apply(cells: Cells, connected: asyncio.Event, settings: Settings) -> None:
     await connected.wait()
     await boot.apply(cells, settings.sets, settings.applied)
+
+
+async def _settle(cells: Cells, connected: asyncio.Event) -> None:
+    """Finish what an earlier runtime left behind; callers need not wait for it."""
+    await connected.wait()
+    try:
+        await cells.settle()
+    except (AuraedError, OSError) as e:
+        log.error("what was left behind: not all of it is settled: %s", e)
 
 
 def _register(server: aio.Server, parts: Parts) -> None:
