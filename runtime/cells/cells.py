@@ -3,6 +3,7 @@
 import asyncio
 import errno
 import logging
+import os
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
@@ -18,6 +19,7 @@ from initd.errors import (
     InvalidArgument,
     NotFound,
     PermissionDenied,
+    ResourceExhausted,
     Unavailable,
 )
 from initd.processes import wire
@@ -54,6 +56,11 @@ MARGIN: Final = 10.0
 # Seconds until a Free that an earlier runtime began is tried again: first, and at most.
 RETRY: Final = (1.0, 60.0)
 
+# A cell costs the kernel some 28 KiB (Linux 6.12, two CPUs), and us little more: so all of them
+# have at most a quarter of the memory. At least and at most so many are taken; List stays fast.
+CELL_MEMORY: Final = 128 * 1024
+MOST: Final = (1_000, 10_000)
+
 # What an executable finds in its environment, before what was given with it.
 ENVIRONMENT: Final = {
     "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
@@ -87,8 +94,10 @@ class Cells:
         processes: Processes,
         *,
         notify: Path,
+        most: int | None = None,
     ) -> None:
-        """`notify` is PID 1's socket of sd_notify(3)."""
+        """`notify` is PID 1's socket of sd_notify(3). `most` cells are taken at one time; by default
+        what the node's memory is for."""
         self._notify = notify
         self._cgroups = cgroups
         self._specs = specs
@@ -101,6 +110,7 @@ class Cells:
         self._cells: dict[str, Cell] = {}
         self._freeing: Counter[str] = Counter()
         self._starting: dict[str, set[asyncio.Future[Process]]] = {}
+        self._most = most or max(MOST[0], min(MOST[1], _memory() // CELL_MEMORY))
         self._unfinished: dict[str, float] = {}
         self.on_removed: Callable[[str], None] = lambda _name: None
         """Told of each cell that is gone."""
@@ -166,6 +176,7 @@ class Cells:
         if cell.name in self._cells:
             raise AlreadyExists(f"{_title(cell.name)}: is allocated already; free it first")
         self._refuse_freeing(cell.name)
+        self._check_room(cell.name)
         self._check_there(parent(cell.name))
         self._check_limits(cell)
         with ExitStack() as undo:
@@ -177,6 +188,17 @@ class Cells:
             undo.pop_all()
         self._cells[cell.name] = cell
         self._changes.publish(time.time_ns(), Allocated(cell))
+
+    def _check_room(self, name: str) -> None:
+        """A caller in a cell leaves half of the room to the others."""
+        there, most, whose = len(self._cells), self._most, "this node"
+        if scope.current().cell is not None:
+            outermost = name.partition("/")[0]
+            there, most, whose = len(self._subtree(outermost)), most // 2, "a cell of this node"
+        if there >= most:
+            raise ResourceExhausted(
+                f"{_title(name)}: {whose} takes {most} cells and has as many; free some first"
+            )
 
     def _create(self, name: str) -> None:
         try:
@@ -592,6 +614,11 @@ def _title(cell: str) -> str:
 
 def _name(cell: str) -> str:
     return scope.current().relative(cell)
+
+
+def _memory() -> int:
+    """Bytes of the machine."""
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 def _depth(cell: str) -> int:

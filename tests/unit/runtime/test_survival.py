@@ -11,6 +11,13 @@ from aurae.cells.v0 import cells_pb2
 from google.protobuf.duration_pb2 import Duration
 from grpc import StatusCode
 
+from initd.errors import ResourceExhausted
+from runtime.cells.cells import Cells
+from runtime.cells.model import Cell
+from runtime.cells.specs import Specs
+from runtime.cells.wanted import WantedFiles
+from runtime.processes import Processes
+from runtime.scope import Scope, entered
 from tests.unit.runtime import node as nodes
 from tests.unit.runtime.node import DEADLINE, Node
 from tests.unit.runtime.test_cells_over_grpc import refused
@@ -144,3 +151,30 @@ def test_a_process_that_was_moved_out_of_its_leaf_is_ended_all_the_same(node: No
     with pytest.raises(ProcessLookupError):
         os.kill(pid, 0)
     node.free("moved")
+
+
+def test_there_are_as_many_cells_as_the_node_takes_and_half_of_them_for_callers_in_one(
+    tmp_path: Path,
+) -> None:
+    cells = Cells(
+        nodes.FolderCgroups(tmp_path / "cgroup"),
+        Specs(tmp_path / "cells"),
+        WantedFiles(tmp_path / "executables"),
+        Processes(tmp_path / "initd.sock"),
+        notify=tmp_path / "notify",
+        most=6,
+    )
+    cells.recover()
+    cells.allocate(Cell(name="tenant"))
+    with entered(Scope(cell="tenant")):
+        for number in (1, 2):
+            cells.allocate(Cell(name=f"tenant/c{number}"))
+        message = "^cell c3: a cell of this node takes 3 cells and has as many; free some first$"
+        with pytest.raises(ResourceExhausted, match=message):
+            cells.allocate(Cell(name="tenant/c3"))
+    for number in (3, 4, 5):
+        cells.allocate(Cell(name=f"c{number}"))
+    message = "^cell c6: this node takes 6 cells and has as many; free some first$"
+    with pytest.raises(ResourceExhausted, match=message):
+        cells.allocate(Cell(name="c6"))
+    assert not (tmp_path / "cgroup/aurae/c6").exists()
