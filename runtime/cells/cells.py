@@ -96,7 +96,7 @@ class Cells:
         notify: Path,
         most: int | None = None,
     ) -> None:
-        """`notify` is PID 1's socket of sd_notify(3). `most` cells are taken at one time; by default
+        """`notify` is PID 1's socket of sd_notify(3). `most` cells at one time; by default
         what the node's memory is for."""
         self._notify = notify
         self._cgroups = cgroups

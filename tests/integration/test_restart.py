@@ -249,7 +249,7 @@ def test_under_load_nothing_is_lost_doubled_or_left(machine: Machine) -> None:
             numbers = list(map(int, logging.lines(name)["stdout"]))
             assert numbers == list(range(1, len(numbers) + 1)), f"seed {seed}"
             assert len(numbers) > KILLS
-    assert descriptors(machine) == before
+    until(lambda: descriptors(machine) <= before)
     # That no cell, cgroup or process is left is looked at after each test.
 
 
@@ -271,12 +271,18 @@ def test_a_free_is_finished_by_the_next_runtime(machine: Machine) -> None:
             "deaf", "trap '' TERM; while :; do sleep 0.1; done"
         )
         going.start("stays", "exec sleep 1000")
+        machine.system.start(
+            "kills",
+            f"until [ -e /run/aurae/cells/going.freeing ]; do sleep 0.02; done; "
+            f"kill -9 $(cat {RUNTIME})",
+        )
         free = machine.api.cells.Free.future(
             pb.CellServiceFreeRequest(cell_name="going", grace=Duration(seconds=3)), timeout=60
         )
-        machine.system.read("until [ -e /run/aurae/cells/going.freeing ]; do sleep 0.02; done")
-        kill_runtime(machine)
-        assert free.exception() is not None
+        error = free.exception()
+        assert isinstance(error, grpc.RpcError)
+        assert error.code() is grpc.StatusCode.UNAVAILABLE
+        machine.wait_until_serving()
         until(lambda: not [n for n in forest(machine.api) if n.cell.name.startswith("going")])
         assert machine.system.read("ls /run/aurae/cells").split() == []
         stack.pop_all()
@@ -292,7 +298,7 @@ def test_a_runtime_that_cannot_start_is_tried_again_and_the_console_says_why(
     machine: Machine,
 ) -> None:
     package = "/usr/lib/python3/dist-packages/runtime"
-    fails = "cannot find the runtime's parts"
+    fails = "parts of the runtime are missing"
     with machine.cell("works") as works:
         works.start("counts", 'exec python3 -ISc "$1"', COUNT)
         # What it would be is hidden by something that fails; uncovered when that was tried often.
