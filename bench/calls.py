@@ -8,6 +8,7 @@ from typing import Any, Final
 
 from aurae.cells.v0 import cells_pb2 as cells
 from aurae.discovery.v0 import discovery_pb2 as discovery
+from aurae.node.v0 import node_pb2 as node
 from google.protobuf.duration_pb2 import Duration
 
 from bench.measurement import Measurement, median, p99
@@ -18,6 +19,7 @@ SCRIPT_SECONDS: Final = 300.0
 CELL: Final = "bench"
 REMOTE: Final = "by the client's clock, over mTLS from the host, one call at a time"
 THROUGHPUT_SECONDS: Final = 5.0
+RELOADS: Final = 5
 
 
 def measure(machine: Machine, runs: int) -> list[Measurement]:
@@ -62,6 +64,7 @@ def measure(machine: Machine, runs: int) -> list[Measurement]:
             method="the same, with the executable (true) run to its end",
         ),
         _throughput(machine),
+        *_reload(machine),
     ]
     return found
 
@@ -139,6 +142,30 @@ def _throughput(machine: Machine) -> Measurement:
         unit="1/s",
         method=f"Discover from one host client, {waiting} at a time, {THROUGHPUT_SECONDS:g} s",
     )
+
+
+def _reload(machine: Machine) -> list[Measurement]:
+    """PID 1 replaced by itself: until the next program answers, nothing is started."""
+    request = node.ReloadDaemonRequest()
+    pauses = [
+        machine.api.node.ReloadDaemon(request).pause.ToNanoseconds() / 1e9
+        for _ in range(RELOADS + 1)
+    ][1:]
+    starts: list[float] = _script(machine, "interpreter.py", str(RELOADS))
+    method = f"{RELOADS}x in one guest, median"
+    return [
+        Measurement(
+            name="reload of PID 1, pause", value=median(pauses) * 1e3, unit="ms", method=method
+        ),
+        Measurement(
+            name="reload of PID 1 over a start of Python",
+            value=median(pauses) / median(starts),
+            unit="ratio",
+            # 500 ms, where Python starts in 12 ms.
+            bar=40,
+            method=f"medians of the same guest, {RELOADS}x each: pause over python3 -I -S -c pass",
+        ),
+    ]
 
 
 def _script(machine: Machine, name: str, *args: str, mount: bool = False) -> Any:

@@ -106,6 +106,10 @@ class Machine:
     """Further SMBIOS type 11 strings, as they are."""
     nics: tuple[Nic, ...] = (Nic(forwarded=API_PORT),)
     drives: tuple[Drive, ...] = ()
+    devices: tuple[str, ...] = ()
+    """Further devices, as QEMU's -device names them."""
+    console: str = "ttyS0"
+    """The kernel's console: `null` is none."""
     reboots: bool = False
     """A reset boots it again, instead of ending QEMU."""
 
@@ -113,7 +117,8 @@ class Machine:
         # panic=-1 resets at once, so that a panic ends QEMU and is not waited for. A tmpfs, which
         # the kernel takes otherwise, holds half of the memory only: too little for the root.
         root = ("root=/dev/pmem0",) if _root(self) else ()
-        return " ".join(("console=ttyS0", "panic=-1", "rootfstype=ramfs", *root, *self.cmdline))
+        console = f"console={self.console}"
+        return " ".join((console, "panic=-1", "rootfstype=ramfs", *root, *self.cmdline))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -195,6 +200,7 @@ def command(
             for credential in machine.credentials
             if credential.channel is Channel.FW_CFG
         ),
+        *_joined(["-device", device] for device in machine.devices),
         *([] if machine.reboots else ["-no-reboot"]),
     ]
 

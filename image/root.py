@@ -71,7 +71,7 @@ sys.path.append("/{python.DIST_PACKAGES}")
 
 from initd.__main__ import main
 
-main()
+sys.exit(main())
 """
 
 

@@ -2,7 +2,7 @@
 
 import asyncio
 import socket
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from types import TracebackType
@@ -11,7 +11,7 @@ from typing import Literal, Self
 from initd.errors import Unavailable
 from initd.linux import peer
 from initd.processes import wire
-from initd.processes.model import How, Process, Spawn, Status
+from initd.processes.model import How, Process, Reloaded, Spawn, Status
 
 
 class Initd:
@@ -94,6 +94,11 @@ class Initd:
         """Tell that this service works; the console shows the message."""
         await self._ask({"op": "ready", "message": message})
 
+    async def alive(self) -> float:
+        """Tell that this service is well; in how many seconds to tell so again."""
+        again: float = (await self._ask({"op": "alive"}))["again"]
+        return again
+
     async def status(self) -> Status:
         return wire.status_from_object(await self._ask({"op": "status"}))
 
@@ -101,9 +106,16 @@ class Initd:
         """Begin the road down. Asking again changes nothing."""
         await self._ask({"op": "shutdown", "how": how.value})
 
+    async def reload(self) -> Reloaded:
+        """Replace PID 1's program. The connection stays; give it a `timeout` for this."""
+        return Reloaded(**await self._ask({"op": "reload"}))
+
     @asynccontextmanager
-    async def events(self) -> AsyncIterator[AsyncIterator[Process]]:
-        """Every change of every process from the moment the block is entered.
+    async def events(
+        self, going_down: Callable[[How], None] = lambda _: None
+    ) -> AsyncIterator[AsyncIterator[Process]]:
+        """Every change of every process from the moment the block is entered. `going_down` is told
+        when the node begins its road down.
 
         Enter, then `list`: so nothing falls between. The iterator raises `Unavailable` when PID 1
         dropped us, which it does with a reader that is far behind: list again then."""
@@ -113,15 +125,20 @@ class Initd:
             async with asyncio.timeout(self._timeout):
                 await _send(connection, wire.encode({"op": "subscribe"}), ())
                 wire.result(await self._received(connection))
-            yield self._changes(connection)
+            yield self._changes(connection, going_down)
         finally:
             connection.close()
 
-    async def _changes(self, connection: socket.socket) -> AsyncIterator[Process]:
+    async def _changes(
+        self, connection: socket.socket, going_down: Callable[[How], None]
+    ) -> AsyncIterator[Process]:
         while True:
             message = await self._received(connection)
-            if message.get("event") == "process":
-                yield wire.process_from_object(message["process"])
+            match message.get("event"):
+                case "process":
+                    yield wire.process_from_object(message["process"])
+                case "shutdown":
+                    going_down(How(message["how"]))
 
     async def _ask(self, request: wire.Object, fds: Sequence[int] = ()) -> wire.Object:
         async with self._turn:

@@ -7,6 +7,7 @@ come after, while the services start.
 
 import os
 import resource
+import signal
 import sys
 from contextlib import ExitStack, suppress
 from typing import Final, NamedTuple
@@ -38,9 +39,10 @@ HEAD_START: Final = "runtime"
 
 
 class Pipe(NamedTuple):
-    """A service's output; both ends stay ours, so it outlives each run of the service."""
+    """A service's output; both ends stay ours, so it outlives each run of the service. The read end
+    is None once its service has it."""
 
-    read: int
+    read: int | None
     write: int
 
 
@@ -57,6 +59,8 @@ class Begun(NamedTuple):
 
 def begin() -> Begun:
     """Never raises: what fails is logged, and the rest is tried."""
+    # Until there is a loop that hears them; children start with none blocked.
+    signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
     os.umask(0o022)
     prctl.set_name("auraed")
     resource.setrlimit(resource.RLIMIT_NOFILE, (DESCRIPTORS, DESCRIPTORS))

@@ -9,6 +9,7 @@ import struct
 import sys
 import time
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from typing import Final
 
 from initd import headstart
@@ -38,7 +39,7 @@ _MOUNTS: Final = (
     ("proc", "/proc", _NOTHING, ""),
     ("sysfs", "/sys", _NOTHING, ""),
     ("devtmpfs", "/dev", MountFlag.NOSUID | MountFlag.NOEXEC, "mode=755"),
-    ("tmpfs", "/run", MountFlag.NOSUID | MountFlag.NODEV, "mode=755"),
+    ("tmpfs", "/run", MountFlag.NOSUID | MountFlag.NODEV, "mode=755,size=10%"),
 )
 
 
@@ -123,9 +124,15 @@ def keep_credentials(source: str, target: str) -> None:
         path = f"{source}/{name}"
         if not os.path.isfile(path) or os.path.islink(path):
             continue
-        fd = os.open(f"{target}/{name}", os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o400)
-        with open(path, "rb") as content, open(fd, "wb") as kept:
-            kept.write(content.read())
+        try:
+            fd = os.open(f"{target}/{name}", os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o400)
+            with open(path, "rb") as content, open(fd, "wb") as kept:
+                kept.write(content.read())
+        except OSError as e:
+            _log(f"credential {name}: {e.strerror}")
+            # A part of it is none.
+            with suppress(FileNotFoundError):
+                os.unlink(f"{target}/{name}")
         os.unlink(path)
 
 

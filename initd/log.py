@@ -40,6 +40,10 @@ class Log:
             self._store(data)
         self._waiting = None
 
+    @property
+    def stream(self) -> "Stream | None":
+        return self._stream
+
     def debug(self, text: str) -> None:
         self._record(Level.DEBUG, text)
 

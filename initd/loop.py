@@ -14,11 +14,12 @@ WRITABLE: Final = select.EPOLLOUT
 
 
 class Timer:
-    """Runs once. Cancelled, it never does."""
+    """Runs once, at `due` (seconds of CLOCK_MONOTONIC). Cancelled, it never does."""
 
-    __slots__ = ("action",)
+    __slots__ = ("action", "due")
 
-    def __init__(self, action: Callable[[], None]) -> None:
+    def __init__(self, due: float, action: Callable[[], None]) -> None:
+        self.due = due
         self.action: Callable[[], None] | None = action
 
     def cancel(self) -> None:
@@ -26,14 +27,15 @@ class Timer:
 
 
 class Loop:
-    """What a handler raises goes to `on_error`, and the loop goes on."""
+    """What a handler raises, whatever it is, goes to `on_error`, and the loop goes on."""
 
-    def __init__(self, on_error: Callable[[Exception], None]) -> None:
+    def __init__(self, on_error: Callable[[BaseException], None]) -> None:
         self._on_error = on_error
         self._epoll = select.epoll()
         self._handlers: dict[int, Callable[[int], None]] = {}
         self._timers: list[tuple[float, int, Timer]] = []
         self._sequence = 0
+        self._deliver: Callable[[int], None] = lambda _: None
 
     def watch(self, fd: int, handler: Callable[[int], None], events: int = READABLE) -> None:
         """`handler` gets the events; errors and hang-ups are always among those reported."""
@@ -50,15 +52,19 @@ class Loop:
                 self._epoll.unregister(fd)
 
     def later(self, seconds: float, action: Callable[[], None]) -> Timer:
-        timer = Timer(action)
+        return self.at(time.monotonic() + seconds, action)
+
+    def at(self, due: float, action: Callable[[], None]) -> Timer:
+        """As `later`, by the clock's own time; one that has passed is now."""
+        timer = Timer(due, action)
         # The number keeps timers of one moment in order, and timers out of the comparison.
         self._sequence += 1
-        heapq.heappush(self._timers, (time.monotonic() + seconds, self._sequence, timer))
+        heapq.heappush(self._timers, (due, self._sequence, timer))
         return timer
 
     def watch_signals(self, handlers: Mapping[signal.Signals, Callable[[], None]]) -> None:
         """Handlers run in the loop, not amid other code. A signal that comes twice before its
-        handler runs may count once."""
+        handler runs may count once. All that were blocked until now are let in."""
         read, write = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         signal.set_wakeup_fd(write, warn_on_full_buffer=False)
         for number in handlers:
@@ -71,6 +77,12 @@ class Loop:
                         self._guard(handlers[signal.Signals(number)])
 
         self.watch(read, deliver)
+        self._deliver = deliver
+        signal.pthread_sigmask(signal.SIG_SETMASK, ())
+
+    def hear(self) -> None:
+        """Run the handlers of the signals that have come, without waiting."""
+        self._deliver(READABLE)
 
     def close(self) -> None:
         self._epoll.close()
@@ -101,7 +113,7 @@ class Loop:
     def _guard(self, action: Callable[..., None], *arguments: int) -> None:
         try:
             action(*arguments)
-        except Exception as error:  # PID 1 goes on, whatever one handler met.
+        except BaseException as error:  # PID 1 goes on, whatever one handler met.
             self._on_error(error)
 
 

@@ -4,19 +4,23 @@ import functools
 import os
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
-from typing import Final, NoReturn
+from typing import TYPE_CHECKING, Final
 
 from initd import shutdown
 from initd.boot import cgroups as tree
-from initd.boot import clock, identity, sysctls
+from initd.boot import clock, identity, limits, sysctls
+from initd.boot.cmdline import WATCHDOG, parse
 from initd.boot.hardware import Hardware
-from initd.boot.plan import Done, Step, describe, run_plan
+from initd.boot.plan import Done, Step, Taken, describe, run_plan
+from initd.console import open_console
 from initd.control import Control
-from initd.errors import InvalidArgument, NotFound
-from initd.first import Begun, start_service
-from initd.linux import interface, power, spawn
+from initd.errors import FailedPrecondition, InvalidArgument, NotFound, Unavailable
+from initd.first import Begun, Pipe, start_service
+from initd.linux import interface, power, prctl, spawn
+from initd.log import Log
 from initd.logs.budget import Budget
 from initd.logs.stream import Stream
 from initd.loop import Loop
@@ -29,15 +33,30 @@ from initd.processes.notify import Notify
 from initd.processes.operations import ProcessOperations
 from initd.processes.processes import Processes
 from initd.processes.wire import Object
+from initd.reload import Reload
+from initd.reload import answer as answer_reload
 from initd.services import Service
 from initd.version import VERSION
+from initd.watchdog import Vigil, Watchdog
+
+if TYPE_CHECKING:
+    from initd.handover.model import ControlState, ServiceState, State
 
 _LOGS: Final = Path("/run/aurae/logs")
 _OWN_LOGS: Final = _LOGS / "auraed"
-# Of the machine's memory, for all output together.
-_LOG_SHARE: Final = 8
 # Where PID 1 waits for its console to take more.
 _CONSOLE_TURN: Final = 0.05
+# A loop that fails so often without a turn between does not work any more.
+_FAILURES: Final = 100
+
+# What signals to PID 1 ask for. The kernel drops all others, but for SIGCHLD; see docs/signals.md.
+SIGNALS: Final = {
+    signal.SIGTERM: (How.POWEROFF, "SIGTERM"),
+    # Sent by the kernel, too, for ctrl-alt-del.
+    signal.SIGINT: (How.REBOOT, "ctrl-alt-del"),
+    # What the kernel sends on loss of power, where a board reports it.
+    signal.SIGPWR: (How.POWEROFF, "SIGPWR"),
+}
 
 
 class Machine:
@@ -50,7 +69,7 @@ class Machine:
         self._children = Children()
         self._cgroups = Cgroups(Path(tree.ROOT))
         self._spawner = spawn.best()
-        self._budget = Budget(_memory() // _LOG_SHARE)
+        self._budget = Budget(_memory() // limits.LOG_SHARE)
         self._command_line = begun.command_line
         self._steps = list(begun.steps)
         self._services: dict[str, Service] = {}
@@ -58,7 +77,15 @@ class Machine:
         self._notify: Notify | None = None
         self._down: How | None = None
         self._buttons = PowerButtons(self._loop, self._button_pressed)
-        self._hardware = Hardware(self._loop, self._children, self._log, self._buttons.add)
+        # Built with the services.
+        self._vigil: Vigil | None = None
+        self._watchdog = Watchdog(self._loop, self._log, self._command_line.watchdog, self._is_well)
+        self._hardware = Hardware(
+            self._loop,
+            self._children,
+            self._log,
+            {"input": self._buttons.add, "watchdog": self._watchdog.add},
+        )
         self._processes = Processes(
             self._loop,
             self._children,
@@ -68,18 +95,25 @@ class Machine:
             spawner=self._spawner,
             on_change=self._process_changed,
         )
+        self._reload = Reload(self._loop, self._children, self._spawner, self._log, self._save)
 
-    def run(self) -> NoReturn:
-        """The machine's life. What fails is logged; there is nobody to tell it to."""
+    def run(self) -> BaseException:
+        """The machine's life. What fails is logged; there is nobody to tell it to. Comes back with
+        what cannot be survived: a loop that does not work, a machine that does not end."""
         self._guard(self._boot)
+        return self._live()
+
+    def _live(self) -> BaseException:
+        failures = 0
         while self._down is None:
-            self._guard(self._turn)
+            error = self._guard(self._turn)
+            failures = failures + 1 if error else 0
+            if error and failures == _FAILURES:
+                return error
         how = self._down
         self._guard(self._stop)
-        self._guard(lambda: shutdown.finish(self._log, how))
-        # Halted, or the kernel refused. PID 1 stays whatever happens.
-        while True:
-            time.sleep(3600)
+        error = self._guard(lambda: shutdown.finish(self._log, how, self._watchdog))
+        return error or RuntimeError(f"{how.value}: the machine did not end")
 
     def _boot(self) -> None:
         self._steps += run_plan(self._plan(), self._log)
@@ -96,13 +130,72 @@ class Machine:
             Step("notify socket", self._hear_of_readiness, optional=True),
             Step("hostname", self._set_hostname),
             Step("loopback", _loopback_up),
+            Step("limits", _limit_workloads, optional=True),
             Step("clock", lambda: Done(clock.set_clock()), optional=True),
             Step("device events", self._hear_of_devices, optional=True),
             Step("sysctls", self._set_sysctls, optional=True),
             Step("machine id", lambda: Done(identity.set_machine_id()), optional=True),
         )
 
+    def resume(self, state: "State") -> BaseException:
+        """As `run`, from where another program of this process called `_save`. Raises what keeps
+        it from taking over."""
+        if state.log is not None:
+            self._log.keep(Stream.resume(state.log), self._budget)
+        self._processes.resume(state.processes)
+        self._watch_services(state.services)
+        self._hardware.resume(state.hardware)
+        self._buttons.resume(state.buttons)
+        if state.watchdog is not None:
+            self._watchdog.resume(state.watchdog)
+        if state.control is not None:
+            self._listen(state.control)
+        if state.notify is not None:
+            self._hear_of_readiness(state.notify)
+        # Children that were ended meanwhile are still ours to wait for.
+        self._watch_signals()
+        self._children.reap()
+        if self._control is not None:
+            pause = answer_reload(self._control, state.began)
+            self._log.info(
+                f"reload: {state.version} became {VERSION}, {pause * 1000:.0f} ms without PID 1"
+            )
+        return self._live()
+
+    def _save(self) -> "State":
+        from initd.handover.model import Descriptor, State
+
+        stream = self._log.stream
+        return State(
+            version=VERSION,
+            began=time.monotonic(),
+            steps=self._reports(),
+            log=None if stream is None else stream.save(),
+            services=tuple(
+                service.save(self._begun.pipes[name].write)
+                for name, service in self._services.items()
+            ),
+            processes=self._processes.save(),
+            control=None if self._control is None else self._control.save(),
+            hardware=self._hardware.save(),
+            notify=None if self._notify is None else Descriptor(self._notify.descriptor),
+            buttons={path: Descriptor(fd) for path, fd in self._buttons.save().items()},
+            watchdog=self._watchdog.save(),
+        )
+
+    def _replace(self) -> None:
+        from initd.handover import program
+
+        with program.unheard():
+            self._loop.hear()
+            if self._down is None:
+                self._reload.replace()
+            else:
+                self._reload.refuse(Unavailable("node: going down"))
+
     def _turn(self) -> None:
+        if self._reload.due:
+            self._replace()
         console = self._log.console
         waiting = console is not None and console.pending
         self._loop.turn(_CONSOLE_TURN if waiting else None)
@@ -113,14 +206,19 @@ class Machine:
         services = tuple(self._services.values())
         shutdown.stop_all(self._loop, self._log, self._processes, services)
 
-    def _guard(self, action: Callable[[], None]) -> None:
+    def _guard(self, action: Callable[[], None]) -> BaseException | None:
+        """What it raised, whatever it was: PID 1 has nowhere to raise to."""
         try:
             action()
-        except Exception as error:  # PID 1 has nowhere to raise to.
+        except BaseException as error:
             self._failed(error)
+            return error
+        return None
 
-    def _failed(self, error: Exception) -> None:
-        self._log.error(f"unexpected: {describe(error)}")
+    def _failed(self, error: BaseException) -> None:
+        # To log takes memory, which may be what there is none of.
+        with suppress(BaseException):
+            self._log.error(f"unexpected: {describe(error)}")
 
     # Steps
 
@@ -138,18 +236,14 @@ class Machine:
 
     def _watch_signals(self) -> Done:
         power.ctrl_alt_del_sends_sigint()
-        self._loop.watch_signals(
-            {
-                signal.SIGCHLD: self._children.reap,
-                signal.SIGTERM: lambda: self._go_down(How.POWEROFF, "SIGTERM"),
-                signal.SIGINT: lambda: self._go_down(How.REBOOT, "ctrl-alt-del"),
-                # What the kernel sends on loss of power, where a board reports it.
-                signal.SIGPWR: lambda: self._go_down(How.POWEROFF, "SIGPWR"),
-            }
-        )
+        roads = {
+            number: functools.partial(self._go_down, how, why)
+            for number, (how, why) in SIGNALS.items()
+        }
+        self._loop.watch_signals({signal.SIGCHLD: self._children.reap, **roads})
         return Done()
 
-    def _listen(self) -> Done:
+    def _listen(self, state: "ControlState | None" = None) -> Done:
         operations = ProcessOperations(self._processes)
         self._control = Control(
             self._loop,
@@ -162,21 +256,29 @@ class Machine:
                 "finish": operations.finish,
                 "forget": operations.forget,
                 "ready": self._ready,
+                "alive": self._alive,
                 "status": self._status,
                 "shutdown": self._shutdown,
+                "reload": self._reload_asked,
             },
+            admits=self._is_runtime,
+            state=state,
         )
         return Done(wire.SOCKET)
 
-    def _hear_of_readiness(self) -> Done:
+    def _hear_of_readiness(self, descriptor: int | None = None) -> Done:
         path, link = Path(notify.SOCKET), Path(notify.LINK)
         path.parent.mkdir(mode=0o755, exist_ok=True)
-        self._notify = Notify(self._loop, path, self._processes.told)
+        self._notify = Notify(self._loop, path, self._processes.told, descriptor)
         link.unlink(missing_ok=True)
         link.symlink_to(path.relative_to(link.parent))
         return Done(notify.LINK)
 
-    def _watch_services(self) -> Done:
+    def _is_runtime(self, pid: int) -> bool:
+        return self._services["runtime"].pid == pid
+
+    def _watch_services(self, states: "Sequence[ServiceState]" = ()) -> Done:
+        before = {state.name: state for state in states}
         for name, pipe in self._begun.pipes.items():
             service = Service(
                 name,
@@ -188,17 +290,29 @@ class Machine:
                 log=self._log,
                 logs=_OWN_LOGS,
                 budget=self._budget,
+                state=before.get(name),
             )
             self._services[name] = service
+            if name in before:
+                continue
             if name in self._begun.pids:
                 service.adopt(self._begun.pids[name])
             else:
                 service.start()
+        # Off, no device is used; the runtime is looked after all the same.
+        seconds = self._command_line.watchdog or WATCHDOG
+        self._vigil = Vigil(self._loop, self._log, self._services["runtime"], seconds)
+        self._vigil.start()
         return Done(" ".join(self._services))
+
+    def _is_well(self) -> bool:
+        # On the road down the runtime ends; that the loop turns is enough.
+        return self._down is not None or self._vigil is None or self._vigil.good
 
     def _hear_of_devices(self) -> Done:
         self._hardware.start(self._begun.drivers)
         self._buttons.look()
+        self._watchdog.look()
         return Done()
 
     # What the loop calls
@@ -214,6 +328,8 @@ class Machine:
         if self._down is None:
             self._down = how
             self._log.info(f"going down: {how.value} ({why})")
+            if self._control is not None:
+                self._control.tell({"event": "shutdown", "how": how.value})
 
     # Operations of the control socket that are not about processes
 
@@ -224,18 +340,35 @@ class Machine:
         for service in self._services.values():
             if service.pid == pid:
                 service.told_ready(message)
+                if self._vigil is not None:
+                    self._vigil.hear()
                 self._hardware.complete()
+                _prepare()
                 return {}
         raise NotFound(f"pid {pid}: no service of auraed")
+
+    def _alive(self, _request: Object, _fds: list[int], _pid: int) -> Object:
+        assert self._vigil is not None
+        self._vigil.hear()
+        return {"again": self._vigil.every}
+
+    def _reload_asked(self, _request: Object, _fds: list[int], _pid: int) -> None:
+        if self._down is not None:
+            raise Unavailable("node: going down, PID 1 stays what it is")
+        assert self._control is not None
+        self._reload.begin(self._control)
+
+    def _reports(self) -> tuple[StepReport, ...]:
+        return tuple(
+            StepReport(name=step.name, milliseconds=step.milliseconds, error=step.error)
+            for step in self._steps
+        )
 
     def _status(self, _request: Object, _fds: list[int], _pid: int) -> Object:
         status = Status(
             version=VERSION,
             boot_id=Path("/proc/sys/kernel/random/boot_id").read_text().strip(),
-            steps=tuple(
-                StepReport(name=step.name, milliseconds=step.milliseconds, error=step.error)
-                for step in self._steps
-            ),
+            steps=self._reports(),
             services=tuple(service.report() for service in self._services.values()),
         )
         return wire.status_to_object(status)
@@ -246,8 +379,41 @@ class Machine:
         except ValueError as error:
             names = ", ".join(how.value for how in How)
             raise InvalidArgument(f"how: must be one of {names}") from error
+        if how is How.KEXEC and self._down is None and not shutdown.kexec_is_loaded():
+            raise FailedPrecondition("kexec: no kernel is loaded: kexec_file_load(2) one first")
         self._go_down(how, "asked for")
         return {}
+
+
+def resume(state: "State") -> BaseException:
+    """The machine of another program of this process goes on. See `Machine.resume`."""
+    prctl.set_name("auraed")
+    log = Log(None)
+    with suppress(OSError):
+        log.console = open_console()
+    command_line = parse(Path("/proc/cmdline").read_text(errors="replace"))
+    log.level = command_line.level
+    begun = Begun(
+        log,
+        command_line,
+        [Taken(step.name, step.milliseconds, step.error) for step in state.steps],
+        # Its read end is with its service's own state.
+        {service.name: Pipe(None, service.output) for service in state.services},
+        {},
+        None,
+    )
+    return Machine(begun).resume(state)
+
+
+def _prepare() -> None:
+    """Import what a handover takes, before another version may lie in its place."""
+    from initd.handover import program  # noqa: F401
+
+
+def _limit_workloads() -> Done:
+    found = limits.share(limits.read_machine())
+    text = f"{found.memory >> 20} MiB and {found.pids} processes for workloads"
+    return Done(text, tuple(limits.apply(found)))
 
 
 def _loopback_up() -> Done:

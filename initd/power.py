@@ -1,7 +1,7 @@
 """What may take the machine down beside the API: the power button."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Final
 
@@ -18,6 +18,14 @@ class PowerButtons:
         self._loop = loop
         self._pressed = pressed
         self._watched: dict[str, int] = {}
+
+    def save(self) -> dict[str, int]:
+        """Descriptors by path."""
+        return dict(self._watched)
+
+    def resume(self, watched: Mapping[str, int]) -> None:
+        for path, fd in watched.items():
+            self._watch(path, fd)
 
     def look(self, folder: Path = _FOLDER) -> None:
         """Find those that are there now."""
@@ -39,8 +47,11 @@ class PowerButtons:
         if not wanted:
             os.close(fd)
             return
-        self._watched[str(path)] = fd
-        self._loop.watch(fd, lambda _: self._read(str(path)))
+        self._watch(str(path), fd)
+
+    def _watch(self, path: str, fd: int) -> None:
+        self._watched[path] = fd
+        self._loop.watch(fd, lambda _: self._read(path))
 
     def _read(self, path: str) -> None:
         fd = self._watched[path]

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from initd.log import Log
 from initd.logs.budget import Budget
@@ -16,6 +16,9 @@ from initd.loop import Loop, Timer
 from initd.processes.cgroups import Cgroups
 from initd.processes.children import Children, Ending
 from initd.processes.model import ServiceReport
+
+if TYPE_CHECKING:
+    from initd.handover.model import ServiceState
 
 BACKOFF: Final = 0.1
 BACKOFF_LIMIT: Final = 10.0
@@ -33,7 +36,7 @@ class Service:
         self,
         name: str,
         start: Callable[[], int],
-        pipe: int,
+        pipe: int | None,
         *,
         loop: Loop,
         children: Children,
@@ -41,8 +44,11 @@ class Service:
         log: Log,
         logs: Path,
         budget: Budget,
+        state: "ServiceState | None" = None,
     ) -> None:
-        """`start` makes a process and returns its pid; `pipe` gives what all its runs write."""
+        """`start` makes a process and returns its pid; `pipe` gives what all its runs write.
+
+        With a `state` it goes on where `save` was called."""
         self.name = name
         self.pid: int | None = None
         self.ready = ""
@@ -57,7 +63,37 @@ class Service:
         self._stopping = False
         self._timer: Timer | None = None
         self._partial = b""
-        self._pump = Pump(loop, pipe, Stream(logs / name), budget, self._output)
+        if state is None:
+            self._pump = Pump(loop, pipe, Stream(logs / name), budget, self._output)
+        else:
+            self._pump = Pump.resume(loop, state.pump, budget, self._output)
+            self._resume(state)
+
+    def _resume(self, state: "ServiceState") -> None:
+        self.pid, self.ready, self.starts = state.pid, state.ready, state.starts
+        self._backoff, self._started = state.backoff, state.started
+        self._partial = state.partial.encode("latin-1")
+        if self.pid is not None:
+            self._children.add(self.pid, self._ended)
+        elif state.due is not None:
+            self._timer = self._loop.at(state.due, self.start)
+
+    def save(self, output: int) -> "ServiceState":
+        """`output` is the write end of its pipe."""
+        from initd.handover.model import Descriptor, ServiceState
+
+        return ServiceState(
+            name=self.name,
+            pid=self.pid,
+            ready=self.ready,
+            starts=self.starts,
+            backoff=self._backoff,
+            started=self._started,
+            due=None if self._timer is None else self._timer.due,
+            output=Descriptor(output),
+            pump=self._pump.save(),
+            partial=self._partial.decode("latin-1"),
+        )
 
     @property
     def cgroup(self) -> str:
@@ -91,14 +127,22 @@ class Service:
         self.ready = message
         self._log.info(f"{self.name} ready: {message}")
 
-    def terminate(self) -> None:
-        """SIGTERM, and no next start."""
+    def retire(self) -> None:
+        """No next start."""
         self._stopping = True
         if self._timer is not None:
             self._timer.cancel()
+
+    def terminate(self) -> None:
+        """SIGTERM, and no next start."""
+        self.retire()
         if self.pid is not None:
             with suppress(ProcessLookupError):
                 os.kill(self.pid, signal.SIGTERM)
+
+    def replace(self) -> None:
+        """Kill this run: the next one starts as after any end."""
+        self._cgroups.kill(self.cgroup)
 
     def kill(self) -> None:
         self._stopping = True

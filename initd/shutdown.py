@@ -9,12 +9,13 @@ from pathlib import Path
 from typing import Final
 
 from initd.linux import power, spawn
-from initd.linux.mount import umount
+from initd.linux.mount import MountFlag, mount, umount
 from initd.log import Log
 from initd.loop import Loop
 from initd.processes.model import How
 from initd.processes.processes import Processes
 from initd.services import Service
+from initd.watchdog import Watchdog
 
 # Seconds that each part may take; what does not end in them is killed.
 DRAIN: Final = 10.0
@@ -22,35 +23,60 @@ GRACE: Final = 10.0
 KILL: Final = 3.0
 WRITE: Final = 20.0
 
-_ACTIONS: Final = {
+_KEXEC_LOADED: Final = Path("/sys/kernel/kexec_loaded")
+
+ACTIONS: Final = {
     How.POWEROFF: power.Action.POWER_OFF,
     How.REBOOT: power.Action.RESTART,
     How.HALT: power.Action.HALT,
+    How.KEXEC: power.Action.KEXEC,
+}
+
+_LAST_WORDS: Final = {
+    How.POWEROFF: "power off",
+    How.REBOOT: "restart",
+    How.HALT: "halted",
+    How.KEXEC: "next kernel",
 }
 
 
 def stop_all(loop: Loop, log: Log, processes: Processes, services: Sequence[Service]) -> None:
-    """Refuse work, then end the first service (the API), the workloads and the other services."""
+    """Refuse work, end the workloads, and then the services in their order, the API first: until
+    then it answers whoever asks what the machine waits for."""
     processes.close()
-    for service in services[:1]:
-        _end_service(loop, log, service)
+    for service in services:
+        service.retire()
     living = list(processes.living())
     if living:
         _timed(log, f"stop {len(living)} processes", lambda: _end_processes(loop, log, processes))
-    for service in services[1:]:
+    for service in services:
         _end_service(loop, log, service)
 
 
-def finish(log: Log, how: How) -> None:
-    """Write and unmount the file systems, and end the machine. Returns only where that fails."""
+def finish(log: Log, how: How, watchdog: Watchdog) -> None:
+    """Write and unmount the file systems, and end the machine. Returns only where that fails.
+
+    The watchdog stays for a restart that hangs. A machine that is to stand still does without."""
+    watchdog.feed()
     # Whatever is left, wherever it lives: nothing may write any more.
     with suppress(ProcessLookupError):
         os.kill(-1, signal.SIGKILL)
-    _timed(log, "file systems", lambda: _write_file_systems(log))
-    log.info({How.POWEROFF: "power off", How.REBOOT: "restart", How.HALT: "halted"}[how])
+    _timed(log, "file systems", lambda: _write_file_systems(log, watchdog))
+    log.info(_LAST_WORDS[how])
     if log.console is not None:
         log.console.flush()
-    power.reboot(_ACTIONS[how])
+    if how is not How.REBOOT:
+        watchdog.disarm()
+    power.reboot(ACTIONS[how])
+
+
+def kexec_is_loaded() -> bool:
+    """Whether there is a kernel that KEXEC would start."""
+    try:
+        return _KEXEC_LOADED.read_text().strip() == "1"
+    except FileNotFoundError:
+        # A kernel without kexec.
+        return False
 
 
 def wait(loop: Loop, seconds: float, done: Callable[[], bool]) -> bool:
@@ -88,7 +114,7 @@ def _end_processes(loop: Loop, log: Log, processes: Processes) -> None:
         log.warning(f"still there after SIGKILL: {names}")
 
 
-def _write_file_systems(log: Log) -> None:
+def _write_file_systems(log: Log, watchdog: Watchdog) -> None:
     """In a child: a disk that answers no more blocks sync(2) for ever, but must not block us."""
     child = spawn.in_child(_sync_and_unmount)
     deadline = time.monotonic() + WRITE
@@ -96,6 +122,7 @@ def _write_file_systems(log: Log) -> None:
         if time.monotonic() > deadline:
             log.error(f"file systems: not written in {WRITE:g} s: going on without")
             return
+        watchdog.feed()
         time.sleep(0.01)
 
 
@@ -107,8 +134,12 @@ def _sync_and_unmount() -> None:
     devices = [target for source, target, *_ in fields if source.startswith("/dev/")]
     for target in reversed(devices):
         if target != "/":
-            with suppress(OSError):
+            try:
                 umount(target)
+            except OSError:
+                # Somebody holds it: then at least nothing is written any more.
+                with suppress(OSError):
+                    mount("", target, flags=MountFlag.REMOUNT | MountFlag.RDONLY)
     os.sync()
 
 

@@ -11,7 +11,7 @@ from typing import Any, Final, Protocol
 from initd.client import Initd
 from initd.errors import AuraedError, NotFound, Unavailable
 from initd.processes import wire
-from initd.processes.model import How, Process, Spawn, State
+from initd.processes.model import How, Process, Reloaded, Spawn, State
 
 log = logging.getLogger(__name__)
 
@@ -20,6 +20,9 @@ KEPT: Final = 1024
 
 # Seconds before a lost connection is tried again: first, and at most.
 RETRY: Final = (0.05, 2.0)
+
+# Seconds that PID 1 may take to be replaced. It gives the next program 60 to show that it starts.
+RELOAD: Final = 120.0
 
 Request = Callable[[Initd], Awaitable[Any]]
 
@@ -43,8 +46,12 @@ class Processes:
     PID 1 is away every call raises `Unavailable` at once.
     """
 
-    def __init__(self, path: Path = Path(wire.SOCKET)) -> None:
+    def __init__(
+        self, path: Path = Path(wire.SOCKET), going_down: Callable[[How], None] = lambda _: None
+    ) -> None:
+        """`going_down` is told when PID 1 begins to take the node down."""
         self._path = path
+        self._going_down = going_down
         self._table: dict[str, Process] = {}
         self._ended: OrderedDict[str, None] = OrderedDict()
         self._waiting: dict[tuple[str, int], set[asyncio.Future[Process]]] = {}
@@ -61,7 +68,10 @@ class Processes:
         delay = RETRY[0]
         while True:
             try:
-                async with Initd(self._path) as initd, initd.events() as events:
+                async with (
+                    Initd(self._path) as initd,
+                    initd.events(self._going_down) as events,
+                ):
                     self._replace(await initd.list())
                     self._here, delay = True, RETRY[0]
                     if self._listener is not None:
@@ -218,8 +228,20 @@ class Processes:
     async def ready(self, message: str) -> None:
         await self._ask(lambda initd: initd.ready(message))
 
+    async def alive(self) -> float:
+        """Tell PID 1 that we are well; in how many seconds to tell it again."""
+        again: float = await self._ask(Initd.alive)
+        return again
+
     async def shutdown(self, how: How) -> None:
         await self._ask(lambda initd: initd.shutdown(how))
+
+    async def reload(self) -> Reloaded:
+        """Replace PID 1's program. On a connection of its own: the others' requests go on while the
+        new program is tried out."""
+        self._check()
+        async with Initd(self._path, timeout=RELOAD) as initd:
+            return await initd.reload()
 
     def _check(self) -> None:
         if not self._here:

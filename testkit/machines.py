@@ -174,6 +174,8 @@ class Machines:
         smbios: Sequence[str] = (),
         nics: Sequence[Nic] = (Nic(forwarded=API_PORT),),
         drives: Sequence[Drive] = (),
+        devices: Sequence[str] = (),
+        console: str = "ttyS0",
         reboots: bool = False,
         wait: bool = True,
     ) -> Machine:
@@ -194,6 +196,8 @@ class Machines:
             smbios=tuple(smbios),
             nics=tuple(nics),
             drives=tuple(drives),
+            devices=tuple(devices),
+            console=console,
             reboots=reboots,
         )
         for left in reversed(range(BOOT_ATTEMPTS)):

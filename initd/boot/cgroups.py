@@ -14,6 +14,8 @@ CONTROLLERS: Final = ("cpu", "cpuset", "memory", "pids", "io")
 # Shares of the processor, of 100 that others have: a busy cell must not hold up the API. Drivers
 # are not below that: starved, they would hold locks that everybody else waits for.
 WEIGHTS: Final = {"initd": 500, "runtime": 500, "network": 200, "hardware": 100}
+# Of both trees: in the one are a few processes, in the other may be a fork bomb.
+_OURS_WEIGHT: Final = 500
 
 
 def make_tree(root: str = ROOT) -> list[str]:
@@ -29,6 +31,8 @@ def make_tree(root: str = ROOT) -> list[str]:
         os.makedirs(f"{root}/{OURS}/{name}", exist_ok=True)
         if "cpu" in available:
             _write(f"{root}/{OURS}/{name}/cpu.weight", str(weight))
+    if "cpu" in available:
+        _write(f"{root}/{OURS}/cpu.weight", str(_OURS_WEIGHT))
     return [f"{name}: not in this kernel" for name in CONTROLLERS if name not in available]
 
 

@@ -6,6 +6,9 @@ from typing import Final, NamedTuple
 
 from initd.log import Level
 
+# Seconds that PID 1 or the runtime may be silent.
+WATCHDOG: Final = 60
+_WATCHDOG_LIMITS: Final = (5, 3600)
 _LEVELS: Final = {"debug": Level.DEBUG, "info": Level.INFO, "warning": Level.WARNING}
 
 
@@ -15,12 +18,14 @@ class CommandLine(NamedTuple):
     hostname: str = "aurae"
     level: Level = Level.INFO
     sysctls: Mapping[str, str] = MappingProxyType({})
+    watchdog: int = WATCHDOG
+    """Seconds; 0: no device is used."""
     problems: tuple[str, ...] = ()
 
 
 def parse(text: str) -> CommandLine:
     """The last one counts where a parameter stands twice."""
-    hostname, level = "aurae", Level.INFO
+    hostname, level, watchdog = "aurae", Level.INFO, WATCHDOG
     sysctls: dict[str, str] = {}
     problems: list[str] = []
     for word in words(text):
@@ -35,13 +40,35 @@ def parse(text: str) -> CommandLine:
                 level = _LEVELS[value]
             else:
                 problems.append(f"{word}: must be one of {', '.join(_LEVELS)}")
+        elif name == "aurae.watchdog":
+            seconds = _watchdog(value)
+            if seconds is None:
+                low, high = _WATCHDOG_LIMITS
+                problems.append(f"{word}: must be off, or {low} to {high} seconds")
+            else:
+                watchdog = seconds
         elif name.startswith("aurae.sysctl."):
             key = name.removeprefix("aurae.sysctl.")
             if key and ".." not in key and "/" not in key:
                 sysctls[key] = value
             else:
                 problems.append(f"{word}: a sysctl's name has parts with dots between them")
-    return CommandLine(hostname=hostname, level=level, sysctls=sysctls, problems=tuple(problems))
+    return CommandLine(
+        hostname=hostname,
+        level=level,
+        sysctls=sysctls,
+        watchdog=watchdog,
+        problems=tuple(problems),
+    )
+
+
+def _watchdog(value: str) -> int | None:
+    if value == "off":
+        return 0
+    low, high = _WATCHDOG_LIMITS
+    if value.isascii() and value.isdigit() and low <= int(value) <= high:
+        return int(value)
+    return None
 
 
 def words(text: str) -> list[str]:

@@ -40,9 +40,17 @@ def collect(
             found.setdefault(_checked(name), _read(f"{fw_cfg}/{name}/raw"))
         except (BadCredential, OSError) as error:
             problems.append(f"fw_cfg credential {error}")
+    written = []
     for name, content in found.items():
-        _write(f"{folder}/{name}", content)
-    return sorted(found), problems
+        try:
+            _write(f"{folder}/{name}", content)
+            written.append(name)
+        except OSError as error:
+            problems.append(f"credential {name}: {error.strerror}")
+            # A part of it is none.
+            with suppress(OSError):
+                os.unlink(f"{folder}/{name}")
+    return sorted(written), problems
 
 
 def parse(text: bytes) -> tuple[str, bytes] | None:

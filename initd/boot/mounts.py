@@ -21,18 +21,21 @@ class Mount(NamedTuple):
     optional: bool = False
 
 
-# In order. The initramfs has mounted the first ones and moved them here.
+# In order. The initramfs has mounted the first ones and moved them here. No tmpfs may fill the
+# memory, nor may all together; see docs/decisions/0081.
 MACHINE: Final = (
     Mount("proc", "/proc", NOSUID | NODEV | NOEXEC),
     Mount("sysfs", "/sys", NOSUID | NODEV | NOEXEC),
     Mount("devtmpfs", "/dev", NOSUID | NOEXEC, "mode=755"),
-    Mount("tmpfs", "/run", NOSUID | NODEV, "mode=755"),
+    Mount("tmpfs", "/run", NOSUID | NODEV, "mode=755,size=10%"),
+    # Apart from what workloads may fill: logs, and what was asked for.
+    Mount("tmpfs", "/run/aurae", NOSUID | NODEV, "mode=755,size=20%"),
     # 5 is the tty group: write(1) may reach a terminal, other users may not.
     Mount("devpts", "/dev/pts", NOSUID | NOEXEC, "gid=5,mode=620,ptmxmode=666"),
-    Mount("tmpfs", "/dev/shm", NOSUID | NODEV, "mode=1777"),
+    Mount("tmpfs", "/dev/shm", NOSUID | NODEV, "mode=1777,size=15%"),
     Mount("mqueue", "/dev/mqueue", NOSUID | NODEV | NOEXEC, optional=True),
-    Mount("tmpfs", "/tmp", NOSUID | NODEV, "mode=1777"),
-    Mount("tmpfs", "/var", NOSUID | NODEV, "mode=755"),
+    Mount("tmpfs", "/tmp", NOSUID | NODEV, "mode=1777,size=15%"),
+    Mount("tmpfs", "/var", NOSUID | NODEV, "mode=755,size=15%"),
     Mount(
         "cgroup2",
         "/sys/fs/cgroup",

@@ -40,7 +40,7 @@ def _run(step: Step, log: Log) -> Taken:
     error = ""
     try:
         done = step.run()
-    except Exception as e:  # Whatever it met, the next step may still work.
+    except BaseException as e:  # Whatever it met, the next step may still work.
         done = Done()
         error = describe(e)
     milliseconds = (time.monotonic() - began) * 1000

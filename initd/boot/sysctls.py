@@ -8,6 +8,11 @@ from typing import Final
 MACHINE: Final = {
     # PID 1 is gone for good after a panic: start anew, and let boot counting decide of which image.
     "kernel.panic": "10",
+    # A kernel that has lost a thread amid its work holds locks that nobody will ever release.
+    "kernel.panic_on_oops": "1",
+    # Said, and not more: a disk or a server that answers no more must not end everything else.
+    "kernel.hung_task_timeout_secs": "120",
+    "kernel.hung_task_panic": "0",
     # As many as 64 bit allows: pids of short-lived processes come round late.
     "kernel.pid_max": "4194304",
     "kernel.kptr_restrict": "1",

@@ -1,7 +1,9 @@
 """Unix sockets: who is at the other end, and descriptors passed along."""
 
 import array
+import errno
 import os
+import select
 import socket
 import struct
 from collections.abc import Sequence
@@ -22,6 +24,23 @@ def credentials(connection: socket.socket) -> tuple[int, int, int]:
 def pidfd(connection: socket.socket) -> int:
     """A pidfd of the process that connected, ours to close. ENOPROTOOPT: Linux before 6.5."""
     return connection.getsockopt(socket.SOL_SOCKET, _SO_PEERPIDFD)
+
+
+def is_alive(connection: socket.socket) -> bool:
+    """Whether the process that connected still is the one that has its pid.
+
+    True where the kernel cannot tell."""
+    try:
+        process = pidfd(connection)
+    except OSError as error:
+        # Anything but "no such option" speaks of a peer that is gone.
+        return error.errno == errno.ENOPROTOOPT
+    try:
+        waiter = select.poll()
+        waiter.register(process, select.POLLIN)
+        return not waiter.poll(0)
+    finally:
+        os.close(process)
 
 
 def send(connection: socket.socket, data: bytes, fds: Sequence[int] = ()) -> None:

@@ -13,6 +13,7 @@ class Action(IntEnum):
     RESTART = 0x01234567
     HALT = 0xCDEF0123
     POWER_OFF = 0x4321FEDC
+    KEXEC = 0x45584543
 
 
 _CAD_OFF: Final = 0

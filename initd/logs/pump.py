@@ -2,20 +2,24 @@
 
 import os
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from initd.linux.splice import PIPE_SIZE
 from initd.logs.budget import Budget
 from initd.logs.stream import Stream
 from initd.loop import Loop
 
+if TYPE_CHECKING:
+    from initd.handover.model import PumpState
+
 
 class Pump:
-    """Owns the read end of a pipe and its stream, until `close`."""
+    """Owns the read end of a pipe (None: nothing more comes) and its stream, until `close`."""
 
     def __init__(
         self,
         loop: Loop,
-        pipe: int,
+        pipe: int | None,
         stream: Stream,
         budget: Budget,
         on_output: Callable[[Stream, int], None] | None = None,
@@ -25,7 +29,27 @@ class Pump:
         self._pipe: int | None = pipe
         self._budget = budget
         self._on_output = on_output
-        loop.watch(pipe, self._readable)
+        if pipe is not None:
+            loop.watch(pipe, self._readable)
+
+    @classmethod
+    def resume(
+        cls,
+        loop: Loop,
+        state: "PumpState",
+        budget: Budget,
+        on_output: Callable[[Stream, int], None] | None = None,
+    ) -> "Pump":
+        """Go on where `save` was called."""
+        pump = cls(loop, state.pipe, Stream.resume(state.stream), budget, on_output)
+        budget.enforce(pump.stream)
+        return pump
+
+    def save(self) -> "PumpState":
+        from initd.handover.model import Descriptor, PumpState
+
+        pipe = None if self._pipe is None else Descriptor(self._pipe)
+        return PumpState(pipe=pipe, stream=self.stream.save())
 
     def drain(self) -> None:
         """Take what the pipe holds now, then take no more: nobody who could write is left, or

@@ -3,7 +3,7 @@
 import os
 import time
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final, Self
 
 from initd.linux import splice
 from initd.logs.model import (
@@ -17,6 +17,9 @@ from initd.logs.model import (
     entry_at,
     index_path,
 )
+
+if TYPE_CHECKING:
+    from initd.handover.model import StreamState
 
 _PAGE: Final = 4096
 # How much of the data is looked through at once for newlines before it goes.
@@ -40,6 +43,29 @@ class Stream:
             os.close(self._data)
             raise
         os.pwrite(self._index, HEADER.pack(MAGIC, 0, 0, 0), 0)
+
+    @classmethod
+    def resume(cls, state: "StreamState") -> Self:
+        """Go on where `save` was called."""
+        stream = cls.__new__(cls)
+        stream.start, stream.size = state.start, state.size
+        stream._lost_lines, stream._entries = state.lost_lines, state.entries
+        stream._index_start = state.index_start
+        stream._data, stream._index = state.data, state.index
+        return stream
+
+    def save(self) -> "StreamState":
+        from initd.handover.model import Descriptor, StreamState
+
+        return StreamState(
+            data=Descriptor(self._data),
+            index=Descriptor(self._index),
+            start=self.start,
+            size=self.size,
+            lost_lines=self._lost_lines,
+            entries=self._entries,
+            index_start=self._index_start,
+        )
 
     @property
     def kept(self) -> int:

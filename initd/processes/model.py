@@ -53,6 +53,7 @@ class How(StrEnum):
     POWEROFF = "poweroff"
     REBOOT = "reboot"
     HALT = "halt"
+    KEXEC = "kexec"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -114,6 +115,14 @@ class ServiceReport:
     pid: int | None
     ready: str
     starts: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reloaded:
+    """The answer to `reload`, by the new program: its version, and seconds without PID 1."""
+
+    version: str
+    pause: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

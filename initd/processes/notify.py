@@ -46,20 +46,24 @@ def parse(data: bytes) -> Message:
 class Notify:
     """Receives at `path` until `close`. `told` gets the sender's pid and what it said."""
 
-    def __init__(self, loop: Loop, path: Path, told: Callable[[int, Message], None]) -> None:
+    def __init__(
+        self,
+        loop: Loop,
+        path: Path,
+        told: Callable[[int, Message], None],
+        descriptor: int | None = None,
+    ) -> None:
+        """`descriptor` is the socket that another program of this process has made there."""
         self._loop = loop
         self._path = path
         self._told = told
-        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        self._socket = _bind(path) if descriptor is None else socket.socket(fileno=descriptor)
         self._socket.setblocking(False)
-        peer.pass_credentials(self._socket)
-        path.unlink(missing_ok=True)
-        before = os.umask(0o111)
-        try:
-            self._socket.bind(str(path))
-        finally:
-            os.umask(before)
         loop.watch(self._socket.fileno(), self._readable)
+
+    @property
+    def descriptor(self) -> int:
+        return self._socket.fileno()
 
     def close(self) -> None:
         self._loop.unwatch(self._socket.fileno())
@@ -75,3 +79,15 @@ class Notify:
                         self._told(pid, parse(data))
                 finally:
                     peer.close(fds)
+
+
+def _bind(path: Path) -> socket.socket:
+    receiver = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+    peer.pass_credentials(receiver)
+    path.unlink(missing_ok=True)
+    before = os.umask(0o111)
+    try:
+        receiver.bind(str(path))
+    finally:
+        os.umask(before)
+    return receiver

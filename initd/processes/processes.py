@@ -1,6 +1,7 @@
 """All processes of workloads: PID 1 makes them, keeps their output and sees them end."""
 
 import errno
+import functools
 import os
 import signal
 import time
@@ -8,7 +9,7 @@ from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack, suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from initd.errors import (
     AlreadyExists,
@@ -29,6 +30,9 @@ from initd.processes.children import Children, Ending
 from initd.processes.command import resolve
 from initd.processes.model import Log, Process, Spawn, State
 from initd.processes.notify import Message
+
+if TYPE_CHECKING:
+    from initd.handover.model import OwnedState, ProcessesState
 
 ENDED_LIMIT: Final = 1024
 _STREAMS: Final = {1: "stdout", 2: "stderr"}
@@ -146,7 +150,7 @@ class Processes:
         owned = _Owned(process, folder, pumps, log_open=spawn.log is not Log.OWN)
         self._owned[spawn.id] = owned
         self._leaves[spawn.cgroup] = owned
-        self._children.add(pid, lambda ending: self._first_ended(owned, ending))
+        self._children.add(pid, functools.partial(self._first_ended, owned))
         self._on_change(process)
         return process
 
@@ -209,6 +213,36 @@ class Processes:
             raise FailedPrecondition(f"process {id}: has not ended: stop it first")
         self._drop(owned)
         del self._owned[id]
+
+    def save(self) -> "ProcessesState":
+        from initd.handover.model import ProcessesState
+
+        return ProcessesState(
+            serial=self._serial,
+            owned=tuple(map(_save, self._owned.values())),
+            ended=tuple(self._ended),
+        )
+
+    def resume(self, state: "ProcessesState") -> None:
+        """Own what another program of this process owned, before the next reap."""
+        self._serial = state.serial
+        for item in state.owned:
+            pumps = tuple(Pump.resume(self._loop, pump, self._budget) for pump in item.pumps)
+            owned = _Owned(item.process, Path(item.folder), pumps, log_open=item.log_open)
+            owned.kill_at, owned.recheck, owned.said = item.kill_at, item.recheck, item.said
+            self._owned[item.process.id] = owned
+            if item.process.state is not State.ENDED:
+                self._leaves[item.process.cgroup] = owned
+                # Others have still to hear of it; that they can, they are to be taken over first.
+                owned.saying = self._loop.later(_SAY, functools.partial(self._say, owned))
+            if item.ending is not None:
+                owned.ending = Ending(item.ending.code, item.ending.signal)
+                self._finish_later(owned)
+            elif item.process.state is not State.ENDED:
+                self._children.add(item.process.pid, functools.partial(self._first_ended, owned))
+                if item.pending:
+                    self._kill_at(owned, item.kill_at)
+        self._ended = {id_: self._owned[id_] for id_ in state.ended}
 
     def close(self) -> None:
         """Start nothing any more."""
@@ -343,7 +377,10 @@ class Processes:
         if grace == 0:
             self._kill(owned)
         else:
-            owned.timer = self._loop.later(grace, lambda: self._kill(owned))
+            self._kill_at(owned, kill_at)
+
+    def _kill_at(self, owned: _Owned, due: float) -> None:
+        owned.timer = self._loop.at(due, functools.partial(self._kill, owned))
 
     def _terminate(self, owned: _Owned) -> None:
         """SIGTERM to all in the leaf, and to the first process where somebody has moved it away."""
@@ -400,6 +437,25 @@ class Processes:
         for pump in owned.pumps:
             pump.close()
         _remove(owned.folder)
+
+
+def _save(owned: _Owned) -> "OwnedState":
+    from initd.handover.model import EndingState, OwnedState
+
+    ended = owned.process.state is State.ENDED
+    # An ending that was told is in the process.
+    ending = None if ended or owned.ending is None else owned.ending
+    return OwnedState(
+        process=owned.process,
+        folder=str(owned.folder),
+        pumps=tuple(pump.save() for pump in owned.pumps),
+        kill_at=owned.kill_at,
+        pending=owned.timer is not None and ending is None and not ended,
+        recheck=owned.recheck,
+        log_open=owned.log_open,
+        said=owned.said,
+        ending=ending and EndingState(code=ending.code, signal=ending.signal),
+    )
 
 
 def _remove(folder: Path) -> None:

@@ -11,6 +11,7 @@ from google.protobuf.message import DecodeError
 from grpc import StatusCode, aio
 
 from initd.errors import InvalidArgument, PermissionDenied, ResourceExhausted, Unavailable
+from initd.processes.model import How
 from runtime import scope
 from runtime.server import errors
 from runtime.server.callers import Caller, Callers
@@ -29,11 +30,24 @@ UNLIMITED: Final = frozenset(
         "/aurae.cells.v0.CellService/Free",
         "/aurae.cells.v0.CellService/Stop",
         "/aurae.cells.v0.CellService/Wait",
+        "/aurae.node.v0.NodeService/ReloadDaemon",
     }
 )
 
 # Answered while the API drains: who asks how it is must be told.
 ALWAYS: Final = frozenset({"/grpc.health.v1.Health/Check", "/grpc.health.v1.Health/List"})
+
+# Answered while the node goes down and workloads end: what looks, and what waits for an end.
+LOOKING: Final = ALWAYS | {
+    "/aurae.cells.v0.CellService/List",
+    "/aurae.cells.v0.CellService/Wait",
+    "/aurae.cells.v0.CellService/Watch",
+    "/aurae.discovery.v0.DiscoveryService/Discover",
+    "/aurae.node.v0.NodeService/Shutdown",
+    "/aurae.observe.v0.ObserveService/GetAuraeDaemonLogStream",
+    "/aurae.observe.v0.ObserveService/GetSubProcessStream",
+    "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo",
+}
 
 # Metadata have a limit of 8 KiB, and the message is encoded with up to three bytes a byte.
 MAX_MESSAGE: Final = 2000
@@ -89,6 +103,11 @@ class Border(aio.ServerInterceptor):
         self._idle = asyncio.Event()
         self._idle.set()
         self._draining = False
+        self._down: How | None = None
+
+    def go_down(self, how: How) -> None:
+        """From now on only what looks is let in: the node goes down, and its workloads end."""
+        self._down = how
 
     async def drain(self, grace: float) -> None:
         """Refuse new calls, end those without limit, and wait `grace` seconds for the others."""
@@ -165,6 +184,8 @@ class Border(aio.ServerInterceptor):
             caller = self._callers.check(context.peer(), context.auth_context() or {})
             if self._draining and method not in ALWAYS:
                 raise Unavailable(STOPPING)
+            if self._down is not None and method not in LOOKING:
+                raise Unavailable(f"node: goes down ({self._down.value}), it takes nothing new")
             with self._counted(method, caller), scope.entered(caller.scope):
                 async with bound:
                     if limit is None:

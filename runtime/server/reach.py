@@ -22,6 +22,7 @@ REACH: Final[Mapping[str, Reach]] = {
     "/aurae.cells.v0.CellService/Wait": Reach.CELL,
     "/aurae.cells.v0.CellService/Watch": Reach.CELL,
     "/aurae.discovery.v0.DiscoveryService/Discover": Reach.CELL,
+    "/aurae.node.v0.NodeService/ReloadDaemon": Reach.NODE,
     "/aurae.node.v0.NodeService/Shutdown": Reach.NODE,
     "/aurae.observe.v0.ObserveService/GetAuraeDaemonLogStream": Reach.NODE,
     "/aurae.observe.v0.ObserveService/GetPosixSignalsStream": Reach.NODE,

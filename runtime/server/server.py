@@ -16,7 +16,8 @@ from google.protobuf.internal import api_implementation
 from grpc import aio
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from initd.errors import AuraedError
+from initd.errors import AuraedError, Unavailable
+from initd.processes.model import How
 from runtime.cells.cells import Cells
 from runtime.cells.cgroups import Cgroups
 from runtime.cells.specs import Specs
@@ -40,6 +41,8 @@ log = logging.getLogger(__name__)
 DRAIN: Final = 5.0
 # Seconds that the last answers have to leave; then connections are cut.
 CUT: Final = 0.5
+# Seconds until PID 1, which was away, is told again that we are well.
+AGAIN: Final = 1.0
 
 OPTIONS: Final = (
     ("grpc.max_receive_message_length", 4 * 1024 * 1024),
@@ -86,7 +89,13 @@ async def serving(
     if api_implementation.Type() != "upb":
         log.warning("protobuf: is not compiled but pure Python, so the API is slow; mend the image")
     identity = _credentials(settings.credentials)
-    processes = Processes(settings.initd)
+    going_down = asyncio.Event()
+
+    def go_down(how: How) -> None:
+        border.go_down(how)
+        going_down.set()
+
+    processes = Processes(settings.initd, go_down)
     cells = Cells(
         cgroups,
         Specs(settings.cells),
@@ -124,6 +133,8 @@ async def serving(
                         ),
                         tasks.create_task(_apply(cells, connected, settings)),
                         tasks.create_task(_settle(cells, connected)),
+                        tasks.create_task(_live(processes, connected)),
+                        tasks.create_task(_tell(parts.health, going_down)),
                     )
                     yield Serving(where, port, parts)
                     await parts.health.drain()
@@ -162,6 +173,25 @@ def _verify(identity: credentials.Credentials, callers: Callers) -> None:
     except credentials.Unusable as e:
         log.error("%s. Until then callers over TCP are refused", e)
         callers.refuse_all_but_local()
+
+
+async def _live(processes: Processes, connected: asyncio.Event) -> None:
+    """Tell PID 1, over and over, that the API is well: it replaces one that is silent."""
+    await connected.wait()
+    while True:
+        try:
+            again = await processes.alive()
+        except Unavailable:
+            # PID 1 waits longer than a connection takes to come back.
+            again = AGAIN
+        await asyncio.sleep(again)
+
+
+async def _tell(health: Health, going_down: asyncio.Event) -> None:
+    """Whoever watches hears of the road down when it begins, not when it comes to the API."""
+    await going_down.wait()
+    log.info("the node goes down: nothing new is taken")
+    await health.drain()
 
 
 async def _apply(cells: Cells, connected: asyncio.Event, settings: Settings) -> None:

@@ -10,7 +10,7 @@ import pytest
 import yaml
 from aurae.cells.v0 import cells_pb2
 from aurae.discovery.v0 import discovery_pb2 as discovery
-from aurae.node.v0 import node_pb2
+from aurae.node.v0 import node_pb2 as node_v0
 from aurae.observe.v0 import observe_pb2
 from google.protobuf.text_format import Parse
 from grpc_health.v1 import health_pb2
@@ -22,6 +22,7 @@ Aer = Callable[..., Result]
 # A message takes a dict where its type declares a message only.
 cells: Any = cells_pb2
 observe: Any = observe_pb2
+node_pb2: Any = node_v0
 
 REQUESTS = [
     (
@@ -166,7 +167,9 @@ REQUESTS = [
         health_pb2.HealthCheckRequest,
         'service: "aurae.cells.v0.CellService"',
     ),
-    ("node shutdown reboot", node_pb2.ShutdownRequest, "mode: SHUTDOWN_MODE_REBOOT"),
+    ("node reboot --no-wait", node_pb2.ShutdownRequest, "mode: SHUTDOWN_MODE_REBOOT"),
+    ("node kexec --no-wait", node_pb2.ShutdownRequest, "mode: SHUTDOWN_MODE_KEXEC"),
+    ("node reload-daemon", node_pb2.ReloadDaemonRequest, ""),
 ]
 
 ANSWERS: dict[str, Any] = {
@@ -183,6 +186,7 @@ ANSWERS: dict[str, Any] = {
     "Discover": discovery.DiscoverResponse(healthy=True, version="1.2.3"),
     "Check": health_pb2.HealthCheckResponse(status="SERVING"),
     "Shutdown": node_pb2.ShutdownResponse(),
+    "ReloadDaemon": node_pb2.ReloadDaemonResponse(version="1.2.3", pause={"nanos": 123_400_000}),
 }
 
 
@@ -230,9 +234,41 @@ def test_a_person_reads_one_line(aer: Aer, words: str, line: str) -> None:
     assert aer(*words.split()).out == line + "\n"
 
 
-def test_discover_and_shutdown_name_the_node(aer: Aer, node: Node) -> None:
+def test_discover_and_reload_name_the_node(aer: Aer, node: Node) -> None:
     assert aer("discovery", "discover").out == f"{node.address}: auraed 1.2.3, healthy\n"
-    assert aer("node", "shutdown", "halt").out == f"{node.address}: goes down (halt)\n"
+    said = f"{node.address}: PID 1 is auraed 1.2.3 now, 123 ms without it\n"
+    assert aer("node", "reload-daemon").out == said
+
+
+def test_a_node_that_goes_down_is_asked_what_it_waits_for(
+    aer: Aer, node: Node, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("aer.node._LOOK", 0.0)
+    running = {"executable": {"name": "x"}, "pid": 812, "state": "EXECUTABLE_STATE_STOPPING"}
+    ended = {**running, "state": "EXECUTABLE_STATE_ENDED"}
+    cell = {"cell": {"name": "web"}, "executables": [running, {**ended, "pid": 5}]}
+    child = {"cell": {"name": "web/api"}, "executables": [running]}
+    lists: list[Any] = [
+        {"cells": [{**cell, "children": [child]}]},
+        {"cells": [cell]},
+        {"cells": [cell]},
+        {"cells": [{**cell, "executables": [ended]}]},
+    ]
+
+    def answer(_request: Any, context: grpc.ServicerContext) -> cells.CellServiceListResponse:
+        if not lists:
+            context.abort(grpc.StatusCode.UNAVAILABLE, "the API is stopping")
+        return cells.CellServiceListResponse(**lists.pop(0))
+
+    node.answers["List"] = answer
+    done = aer("node", "halt")
+    assert (done.status, done.err) == (0, "")
+    assert done.out.splitlines() == [
+        f"{node.address}: goes down (halt)",
+        f"{node.address}: waits for web/x, web/api/x",
+        f"{node.address}: waits for web/x",
+        f"{node.address}: waits for its services",
+    ]
 
 
 def test_a_program_reads_the_protos_field_names(aer: Aer) -> None:
@@ -361,7 +397,7 @@ USAGE = [
     ("cell list --timeout never", "--timeout: 'never' is no duration"),
     ("cell list --socket node", "'node' is neither a path (with a /) nor host:port"),
     ("cell list --socket ::1:8080", "in brackets, [::1]:8080"),
-    ("node shutdown", "required: mode"),
+    ("node", "required: COMMAND"),
     ("observe subprocess", "give an executable or --pid"),
     ("observe subprocess web/x --pid 5", "give an executable or --pid"),
     ("logs web/", "'web/' names no executable"),

@@ -117,7 +117,7 @@ def completed(line: str) -> set[str]:
         ("aer cell allocate web --memory-m", {"--memory-max", "--memory-min"}),
         ("aer cell list --out", {"--output"}),
         ("aer cell list --output ", {"table", "json", "yaml"}),
-        ("aer node shutdown ", {"poweroff", "reboot", "halt"}),
+        ("aer node ", {"poweroff", "reboot", "halt", "kexec", "reload-daemon"}),
     ],
 )
 def test_bash_completes(line: str, offers: set[str]) -> None:

@@ -10,6 +10,8 @@ from pathlib import Path
 
 from initd.client import Initd
 from initd.control import Control
+from initd.handover.model import Descriptor, HardwareState
+from initd.handover.model import State as MachineState
 from initd.linux import spawn
 from initd.logs.budget import Budget
 from initd.loop import Loop
@@ -63,13 +65,15 @@ def _is_zombie(process: Path) -> bool:
 class Owner:
     """The process owner with its loop, driven by the test."""
 
-    def __init__(self, folder: Path) -> None:
-        self.errors: list[Exception] = []
+    def __init__(self, folder: Path, state: MachineState | None = None) -> None:
+        """With a `state` it goes on where another program of this process called `save`."""
+        self.errors: list[BaseException] = []
+        self.admitted: Callable[[int], bool] = lambda _: True
         self.events: list[Process] = []
         self.logs = folder / "logs"
         self.socket = folder / "initd.sock"
         self.root = folder / "cgroup"
-        self.root.mkdir()
+        self.root.mkdir(exist_ok=state is not None)
         self.loop = Loop(self.errors.append)
         self.children = Children()
         self.cgroups = FolderCgroups(self.root)
@@ -83,7 +87,14 @@ class Owner:
             spawner=spawn.by_fork,
             on_change=self._changed,
         )
-        self.notify = Notify(self.loop, folder / "notify", self.processes.told)
+        self.notify = Notify(
+            self.loop,
+            folder / "notify",
+            self.processes.told,
+            None if state is None else state.notify,
+        )
+        if state is not None:
+            self.processes.resume(state.processes)
         operations = ProcessOperations(self.processes)
         self.control = Control(
             self.loop,
@@ -96,7 +107,25 @@ class Owner:
                 "finish": operations.finish,
                 "forget": operations.forget,
             },
+            admits=lambda pid: self.admitted(pid),
             owner=os.getuid(),
+            state=None if state is None else state.control,
+        )
+
+    def save(self) -> MachineState:
+        """What a machine would hand over."""
+        return MachineState(
+            version="0",
+            began=time.monotonic(),
+            steps=(),
+            log=None,
+            services=(),
+            processes=self.processes.save(),
+            control=self.control.save(),
+            notify=Descriptor(self.notify.descriptor),
+            hardware=HardwareState(
+                listener=None, waiting=(), look_again=False, due=None, loading=None
+            ),
         )
 
     def _changed(self, process: Process) -> None:

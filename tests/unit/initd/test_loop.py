@@ -8,26 +8,31 @@ from initd.loop import Loop
 
 
 @pytest.fixture
-def errors() -> list[Exception]:
+def errors() -> list[BaseException]:
     return []
 
 
 @pytest.fixture
-def loop(errors: list[Exception]) -> Loop:
+def loop(errors: list[BaseException]) -> Loop:
     return Loop(errors.append)
 
 
-def test_a_handler_that_raises_is_told_and_survived(loop: Loop, errors: list[Exception]) -> None:
+@pytest.mark.parametrize(
+    "kind", [ValueError, MemoryError, RecursionError, KeyboardInterrupt, SystemExit, GeneratorExit]
+)
+def test_a_handler_that_raises_is_told_and_survived(
+    loop: Loop, errors: list[BaseException], kind: type[BaseException]
+) -> None:
     ran = []
 
     def fail() -> None:
-        raise ValueError("first")
+        raise kind("first")
 
     loop.later(0, fail)
     loop.later(0, lambda: ran.append("second"))
     loop.turn(0)
     assert ran == ["second"]
-    assert [str(error) for error in errors] == ["first"]
+    assert [(type(error), str(error)) for error in errors] == [(kind, "first")]
 
 
 def test_timers_run_in_order_and_not_when_cancelled(loop: Loop) -> None:

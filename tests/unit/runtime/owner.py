@@ -20,9 +20,19 @@ def main(folder: Path) -> None:
     def note(request: Object, _fds: list[int], _pid: int) -> Object:
         with (folder / "asked").open("a") as asked:
             asked.write(json.dumps(request) + "\n")
+        if request["op"] == "shutdown" and (folder / "goes-down").exists():
+            owner.control.tell({"event": "shutdown", "how": request["how"]})
         return {}
 
-    owner.control._operations |= {"ready": note, "shutdown": note}
+    def reload(request: Object, fds: list[int], pid: int) -> Object:
+        note(request, fds, pid)
+        return {"version": "1.2.3", "pause": 0.25}
+
+    def alive(_request: Object, _fds: list[int], _pid: int) -> Object:
+        return {"again": 0.05}
+
+    owner.control._operations |= {"ready": note, "shutdown": note, "reload": reload}
+    owner.control._operations |= {"alive": alive}
     (folder / "owner-ready").touch()
     while not stop:
         owner.turn(0.05)

@@ -1,5 +1,7 @@
 """The API as a whole: health, reflection, discovery, limits, drain."""
 
+import os
+import signal
 import stat
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -15,7 +17,7 @@ from grpc import StatusCode
 from grpc_health.v1 import health_pb2
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
-from runtime.server.border import ALWAYS, UNLIMITED
+from runtime.server.border import ALWAYS, LOOKING, UNLIMITED
 from runtime.server.services import NAMES
 from runtime.server.settings import Settings
 from tests.unit.runtime import node as nodes
@@ -46,8 +48,8 @@ def test_the_table_has_every_service_of_the_protos_and_no_other() -> None:
 
 
 def test_the_tables_of_the_border_name_methods_that_exist() -> None:
-    known = set().union(*(methods(p.DESCRIPTOR) for p in (*PROTOS, health_pb2)))
-    assert known >= UNLIMITED | ALWAYS
+    known = set().union(*(methods(p.DESCRIPTOR) for p in (*PROTOS, health_pb2, reflection_pb2)))
+    assert known >= UNLIMITED | ALWAYS | LOOKING
 
 
 def test_health_is_told_for_each_service_and_the_node(node: Node) -> None:
@@ -115,11 +117,18 @@ def test_shutdown_asks_pid_1(node: Node) -> None:
         node.node.Shutdown(node_pb2.ShutdownRequest(), timeout=DEADLINE)
     assert caught.value.code() is StatusCode.INVALID_ARGUMENT
     assert (caught.value.details() or "").startswith("mode:")
-    for mode in ("POWEROFF", "REBOOT", "HALT"):
+    for mode in ("POWEROFF", "REBOOT", "HALT", "KEXEC"):
         request = node_pb2.ShutdownRequest(mode=f"SHUTDOWN_MODE_{mode}")  # type: ignore[arg-type]
         node.node.Shutdown(request, timeout=DEADLINE)
     asked = [request["how"] for request in node.asked() if request["op"] == "shutdown"]
-    assert asked == ["poweroff", "reboot", "halt"]
+    assert asked == ["poweroff", "reboot", "halt", "kexec"]
+
+
+def test_reload_daemon_asks_pid_1(node: Node) -> None:
+    answer = node.node.ReloadDaemon(node_pb2.ReloadDaemonRequest(), timeout=DEADLINE)
+    assert answer.version == "1.2.3"
+    assert answer.pause.ToMilliseconds() == 250
+    assert [request for request in node.asked() if request["op"] == "reload"]
 
 
 def test_pid_1_hears_where_the_api_serves(node: Node) -> None:
@@ -171,6 +180,41 @@ def test_a_drain_tells_watchers_ends_what_waits_and_lets_calls_finish(
             assert error.code() is StatusCode.UNAVAILABLE
             assert "stopping" in (error.details() or "")
     assert "stopped" in there.log
+
+
+def test_a_node_that_goes_down_takes_nothing_new_and_tells_what_it_waits_for(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> None:
+    folder = tmp_path_factory.mktemp("down")
+    with nodes.node(folder) as there:
+        (folder / "goes-down").touch()
+        there.start(None, "deaf", "echo one; exec sleep 1000")
+        watch = iter(there.health.Watch(health_pb2.HealthCheckRequest(), timeout=DEADLINE))
+        assert next(watch).status == SERVING
+        request = cells_pb2.CellServiceWaitRequest(executable_name="deaf")
+        wait = there.cells.Wait.future(request, timeout=DEADLINE)
+        there.node.Shutdown(node_pb2.ShutdownRequest(mode=node_pb2.SHUTDOWN_MODE_HALT))
+        assert next(watch).status == NOT_SERVING
+        for new in (
+            lambda: there.allocate("late"),
+            lambda: there.start(None, "late", "true"),
+            lambda: there.free("late"),
+            lambda: there.node.ReloadDaemon(node_pb2.ReloadDaemonRequest(), timeout=DEADLINE),
+        ):
+            with pytest.raises(grpc.RpcError) as caught:
+                new()
+            assert caught.value.code() is StatusCode.UNAVAILABLE
+            assert caught.value.details() == "node: goes down (halt), it takes nothing new"
+        (executable,) = there.list()["_system"].executables
+        assert executable.state == cells_pb2.EXECUTABLE_STATE_RUNNING
+        logs = there.observe.GetSubProcessStream(
+            observe_pb2.GetSubProcessStreamRequest(executable_name="deaf"), timeout=DEADLINE
+        )
+        assert next(iter(logs)).item.line == "one"
+        # Somebody else ends it, as PID 1 does.
+        os.kill(executable.pid, signal.SIGTERM)
+        assert wait.result().status.signal == signal.SIGTERM
+        assert there.health.Check(health_pb2.HealthCheckRequest()).status == NOT_SERVING
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,143 @@
+"""What PID 1 hands over to its next program: the values, and nothing else.
+
+Each part of PID 1 makes its own value (`save`) and is made again from it (`resume`); `State` holds
+them all. A field that is added needs a default if states without it are to be read. Times without
+another word are seconds of CLOCK_MONOTONIC, which goes on over exec(2).
+"""
+
+from dataclasses import dataclass, field
+from typing import Final, NewType
+
+from initd.processes.model import Process, StepReport
+
+# Raised when a field changes its meaning. A program takes over states of its own format only.
+FORMAT: Final = 1
+
+# A number of a descriptor that stays open over exec(2). Every field of this type is kept.
+Descriptor = NewType("Descriptor", int)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StreamState:
+    """A log stream (initd/logs/stream.py) amid its files."""
+
+    data: Descriptor
+    index: Descriptor
+    start: int
+    size: int
+    lost_lines: int
+    entries: int
+    index_start: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PumpState:
+    """A stream and the pipe it is filled from, if anything may still come."""
+
+    pipe: Descriptor | None
+    stream: StreamState
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EndingState:
+    """How a first process ended whose leaf is not empty yet."""
+
+    code: int | None
+    signal: int | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OwnedState:
+    """A process. `kill_at` counts while a kill is `pending`. `said` is its newest status."""
+
+    process: Process
+    folder: str
+    pumps: tuple[PumpState, ...]
+    kill_at: float
+    pending: bool
+    recheck: float
+    log_open: bool
+    said: str
+    ending: EndingState | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProcessesState:
+    """The process owner's table. `ended` has ids, the one that ended first in front."""
+
+    serial: int
+    owned: tuple[OwnedState, ...]
+    ended: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServiceState:
+    """A service that runs on; `due` is when one that does not is started again. `partial` is the
+    beginning of a line for the console, a character a byte."""
+
+    name: str
+    pid: int | None
+    ready: str
+    starts: int
+    backoff: float
+    started: float
+    due: float | None
+    output: Descriptor
+    pump: PumpState
+    partial: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ControlState:
+    """The control socket. `owed` is the connection that waits for the answer to `reload`."""
+
+    listener: Descriptor
+    connections: tuple[Descriptor, ...]
+    subscribers: tuple[int, ...]
+    owed: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LoadingState:
+    """A copy of PID 1 that loads drivers."""
+
+    pid: int
+    began: float
+    pipe: Descriptor
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HardwareState:
+    """Devices that were heard of. `due` is when all drivers are looked at, if they were not yet."""
+
+    listener: Descriptor | None
+    waiting: tuple[str, ...]
+    look_again: bool
+    due: float | None
+    loading: LoadingState | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WatchdogState:
+    """The watchdog that must be fed `every` so many seconds."""
+
+    device: Descriptor
+    every: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class State:
+    """All that PID 1 knows. `began` is when it stopped to listen."""
+
+    version: str
+    began: float
+    steps: tuple[StepReport, ...]
+    log: StreamState | None
+    services: tuple[ServiceState, ...]
+    processes: ProcessesState
+    control: ControlState | None
+    hardware: HardwareState
+    notify: Descriptor | None = None
+    buttons: dict[str, Descriptor] = field(default_factory=dict)
+    watchdog: WatchdogState | None = None
+    format: int = FORMAT
