@@ -143,7 +143,10 @@ def test_a_cgroup_that_somebody_removed_is_told_and_can_be_freed(node: Node) -> 
 
 def test_a_process_that_was_moved_out_of_its_leaf_is_ended_all_the_same(node: Node) -> None:
     node.allocate("moved")
-    pid = node.start("moved", "away", "trap '' TERM; while :; do sleep 0.05; done")
+    deaf = node.folder / "deaf"
+    command = f"trap '' TERM; touch {deaf}; while :; do sleep 0.05; done"
+    pid = node.start("moved", "away", command)
+    until(deaf.exists, "it hears no SIGTERM")
     procs = node.cgroups / "moved/_away/cgroup.procs"
     procs.write_text("")
     node.stop("moved", "away", grace=Duration(nanos=200_000_000))
