@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
-from bench import boots, calls, peers
+from bench import boots, calls, peers, recovery
 from bench.measurement import Measurement, save, table
 from image import overlay
 from image.acceleration import find_acceleration
@@ -24,6 +24,8 @@ from testkit.trust import TrustDomain
 
 SMALL_MEMORY: Final = 256
 """MiB that a node boots with."""
+KILLS: Final = 5
+"""Of the runtime, for the time that its API is away."""
 READY: Final = boots.STAMP + r"runtime ready"
 
 
@@ -111,6 +113,7 @@ def measure(
             *_boots(times, small, acceleration),
             *calls.memory(machine),
             *calls.measure(machine, runs),
+            *recovery.measure(machine, KILLS),
         ]
 
 

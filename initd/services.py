@@ -24,6 +24,8 @@ BACKOFF: Final = 0.1
 BACKOFF_LIMIT: Final = 10.0
 # One that ran this long was well: its next end is a first one again.
 GOOD_RUN: Final = 60.0
+# One that came to be ready can start, so the next run is not put off for longer than this.
+READY_LIMIT: Final = 1.0
 
 # A line of a service that is longer is shown in pieces.
 _LINE_LIMIT: Final = 4096
@@ -149,6 +151,7 @@ class Service:
         self._cgroups.kill(self.cgroup)
 
     def _ended(self, ending: Ending) -> None:
+        was_ready = bool(self.ready)
         self.pid = None
         self.ready = ""
         # Helpers that it may have started do not outlive it.
@@ -158,6 +161,8 @@ class Service:
         else:
             if time.monotonic() - self._started >= GOOD_RUN:
                 self._backoff = BACKOFF
+            elif was_ready:
+                self._backoff = min(self._backoff, READY_LIMIT)
             self._log.error(
                 f"{self.name}: ended {describe(ending)}; starting it again in {self._backoff:g} s"
             )

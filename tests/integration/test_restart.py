@@ -309,7 +309,10 @@ def test_a_runtime_that_cannot_start_is_tried_again_and_the_console_says_why(
             f"until [ $(grep -c '{fails}' /run/aurae/logs/auraed/runtime) -ge 4 ]; "
             f"do sleep 0.1; done; umount {package}",
         )
-        machine.console.wait_for("starting it again in 0.8 s", timeout=120)
+        machine.console.wait_for(fails, timeout=120)
+        again = r"runtime: ended with exit code 1; starting it again in ([0-9.]+) s"
+        first, second = (float(machine.console.wait_for(again, timeout=120)[1]) for _ in range(2))
+        assert second == 2 * first
         machine.wait_until_serving()
         assert machine.console.text.count(fails) >= 4
         assert await_end(machine, "breaks", 60).exit_code == 0

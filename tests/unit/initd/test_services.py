@@ -102,6 +102,22 @@ def test_a_service_that_ran_well_is_started_again_at_once(
     assert "again in 0.2 s" not in text
 
 
+def test_a_service_that_was_ready_is_not_put_off_for_long(
+    owner: Owner, make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("initd.services.READY_LIMIT", 0.2)
+    item = make("exec sleep 1000")
+    item.service.start()
+    for starts in (2, 3, 4, 5):
+        item.service.told_ready("serving")
+        assert item.service.pid is not None
+        os.kill(item.service.pid, signal.SIGKILL)
+        owner.until(lambda starts=starts: item.service.starts == starts)  # type: ignore[misc]
+    text = item.text()
+    assert text.count("again in 0.2 s") == 3
+    assert "again in 0.4 s" not in text
+
+
 def test_what_a_service_says_is_kept_and_shown(owner: Owner, make: Make) -> None:
     item = make("echo one >&2; printf two; exec sleep 1000")
     item.service.start()
