@@ -60,12 +60,13 @@ class Console(_SpawnBase):
         return clean(self._file.read_bytes()) if self._file.exists() else ""
 
     def wait_for(self, pattern: str, timeout: float) -> re.Match[str]:
-        """Read on until the pattern (a regular expression) is seen.
+        """Read on until the pattern is seen: a regular expression whose `.` is no end of line.
 
         Raises `LostError` if the machine ends or panics before, `NotSeenError` after `timeout`
         seconds.
         """
-        index = self.expect([pattern, re.escape(PANIC), EOF, TIMEOUT], timeout=timeout)
+        panic = re.compile(re.escape(PANIC))
+        index = self.expect([re.compile(pattern), panic, EOF, TIMEOUT], timeout=timeout)
         if index == 0:
             assert isinstance(self.match, re.Match)
             return self.match
