@@ -13,8 +13,9 @@ class Console:
 
     `fd` stays the caller's to close."""
 
-    def __init__(self, fd: int) -> None:
+    def __init__(self, fd: int, end: bytes = b"\r\n") -> None:
         self._fd = fd
+        self._end = end
         self._pending = b""
         self._dropped = 0
 
@@ -27,7 +28,7 @@ class Console:
         """One line, without its end."""
         # A workload or a peer may have had a part in the text: it must not steer the terminal.
         data = "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in line)
-        self._append(data.encode(errors="replace") + b"\r\n")
+        self._append(data.encode(errors="replace") + self._end)
         self.flush()
 
     def flush(self) -> None:
@@ -44,7 +45,7 @@ class Console:
             self._dropped += 1
             return
         if self._dropped:
-            self._pending += f"({self._dropped} lines were not shown)\r\n".encode()
+            self._pending += f"({self._dropped} lines were not shown)".encode() + self._end
             self._dropped = 0
         self._pending += data
 

@@ -143,8 +143,12 @@ def _let_go(name: str, begun: headstart.HeadStart, root: str = cgroups.ROOT) -> 
         os.close(begun.gate)
 
 
-def start_service(name: str, output: int, spawner: Spawner, root: str = cgroups.ROOT) -> int:
-    """Start a service in its cgroup; returns its pid. Raises OSError."""
+def start_service(
+    name: str, output: int, spawner: Spawner, root: str = cgroups.ROOT, options: str = ""
+) -> int:
+    """Start a service in its cgroup; returns its pid. Raises OSError.
+
+    `options` stand for the kernel's command line where that is not for us."""
     with ExitStack() as opened:
         null = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
         opened.callback(os.close, null)
@@ -153,7 +157,10 @@ def start_service(name: str, output: int, spawner: Spawner, root: str = cgroups.
         opened.callback(os.close, leaf)
         argv = headstart.command(SERVICES[name], sys.executable or headstart.PYTHON)
         fds = {0: null, 1: output, 2: output}
-        pid = spawner(argv[0], argv, headstart.ENVIRONMENT, cwd="/", fds=fds, cgroup=leaf)
+        env = headstart.ENVIRONMENT
+        if options:
+            env = {**env, "AURAE_OPTIONS": options}
+        pid = spawner(argv[0], argv, env, cwd="/", fds=fds, cgroup=leaf)
     with suppress(OSError):
         _write(f"/proc/{pid}/oom_score_adj", _OOM_SCORE)
     return pid

@@ -267,11 +267,7 @@ class Machine:
         return Done(wire.SOCKET)
 
     def _hear_of_readiness(self, descriptor: int | None = None) -> Done:
-        path, link = Path(notify.SOCKET), Path(notify.LINK)
-        path.parent.mkdir(mode=0o755, exist_ok=True)
-        self._notify = Notify(self._loop, path, self._processes.told, descriptor)
-        link.unlink(missing_ok=True)
-        link.symlink_to(path.relative_to(link.parent))
+        self._notify = notify.serve(self._loop, self._processes.told, descriptor)
         return Done(notify.LINK)
 
     def _is_runtime(self, pid: int) -> bool:

@@ -42,7 +42,11 @@ def main() -> int:
     # All is imported; the rest needs what PID 1 makes.
     headstart.wait()
     _raise_limit()
-    settings = Settings.from_cmdline(Path("/proc/cmdline").read_text())
+    options = os.environ.get("AURAE_OPTIONS")
+    if options is None:
+        settings = Settings.from_cmdline(Path("/proc/cmdline").read_text())
+    else:
+        settings = Settings.from_options(options)
     log.to_stderr(settings.log)
     try:
         asyncio.run(serve(settings, VERSION, Cgroups(settings.cgroups)))

@@ -45,6 +45,19 @@ def hand_down(folder: str) -> list[str]:
     return available
 
 
+def leave(root: str) -> None:
+    """Undo `make_tree`, once nothing else lives in it. Raises OSError."""
+    with open(f"{root}/cgroup.controllers") as file:
+        available = file.read().split()
+    unwanted = " ".join(f"-{name}" for name in CONTROLLERS if name in available)
+    # Only a cgroup that hands no controllers down may hold processes.
+    for folder in (f"{root}/{OURS}", root):
+        _write(f"{folder}/cgroup.subtree_control", unwanted)
+    _write(f"{root}/cgroup.procs", str(os.getpid()))
+    for name in (f"{OURS}/initd", OURS):
+        os.rmdir(f"{root}/{name}")
+
+
 def _write(path: str, text: str) -> None:
     with open(path, "w") as file:
         file.write(text)

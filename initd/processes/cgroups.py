@@ -4,13 +4,18 @@ import os
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
+from typing import ClassVar
 
 
 class Cgroups:
-    """Paths are below `root`, a folder of a cgroup2 file system."""
+    """Paths are below `root`, a folder of the cgroup2 file system that is mounted on MOUNT."""
+
+    MOUNT: ClassVar = Path("/sys/fs/cgroup")
 
     def __init__(self, root: Path) -> None:
         self.root = root
+        above = root.relative_to(self.MOUNT) if root.is_relative_to(self.MOUNT) else Path()
+        self._above = "" if above == Path() else f"{above}/"
 
     def make(self, path: str) -> None:
         """FileExistsError; FileNotFoundError: its parent does not exist."""
@@ -44,8 +49,9 @@ class Cgroups:
                 os.kill(pid, number)
 
     def of(self, pid: int) -> str:
-        """The path of the cgroup that a process lives in. OSError: it is gone."""
-        return Path(f"/proc/{pid}/cgroup").read_text().strip().rpartition("0::/")[2]
+        """The cgroup that a process lives in; "" for one outside of ours. OSError: it is gone."""
+        path = Path(f"/proc/{pid}/cgroup").read_text().strip().rpartition("0::/")[2]
+        return path.removeprefix(self._above) if path.startswith(self._above) else ""
 
     def processes(self, path: str) -> Iterator[int]:
         for folder, _, _ in os.walk(self.root / path):

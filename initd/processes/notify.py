@@ -43,6 +43,18 @@ def parse(data: bytes) -> Message:
     return Message(words.get("READY") == "1", status)
 
 
+def serve(
+    loop: Loop, told: "Callable[[int, Message], None]", descriptor: int | None = None
+) -> "Notify":
+    """Receive at the place that everybody knows; with a `descriptor` go on with that socket."""
+    path, link = Path(SOCKET), Path(LINK)
+    path.parent.mkdir(mode=0o755, exist_ok=True)
+    notify = Notify(loop, path, told, descriptor)
+    link.unlink(missing_ok=True)
+    link.symlink_to(path.relative_to(link.parent))
+    return notify
+
+
 class Notify:
     """Receives at `path` until `close`. `told` gets the sender's pid and what it said."""
 

@@ -557,6 +557,10 @@ class Cells:
             while True:
                 yield await watcher.next()
 
+    def close(self) -> None:
+        """Start nothing again: the node goes down."""
+        self._supervision.close()
+
     # What PID 1 tells
 
     def changed(self, process: Process) -> None:

@@ -122,6 +122,11 @@ class Supervision:
                 # A Stop was accepted that never reached it.
                 self._processes.end(run.id, DEFAULT_GRACE)
 
+    def close(self) -> None:
+        """Start nothing any more: the node goes down."""
+        for id_ in list(self._units):
+            self.stop(id_)
+
     def process_changed(self, id_: str) -> None:
         """A process has another state. It may be one that is not supervised."""
         self._look(id_)

@@ -93,6 +93,7 @@ async def serving(
 
     def go_down(how: How) -> None:
         border.go_down(how)
+        cells.close()
         going_down.set()
 
     processes = Processes(settings.initd, go_down)
@@ -216,7 +217,9 @@ def _register(server: aio.Server, parts: Parts) -> None:
     server.add_generic_rpc_handlers((Reflection((*NAMES, health, REFLECTION)),))
 
 
-def _credentials(folder: Path) -> credentials.Credentials | None:
+def _credentials(folder: Path | None) -> credentials.Credentials | None:
+    if folder is None:
+        return None
     try:
         return credentials.read(folder)
     except credentials.Unusable as e:

@@ -15,7 +15,8 @@ class Settings:
 
     listen: str = LISTEN
     log: str = "info"
-    credentials: Path = CREDENTIALS
+    credentials: Path | None = CREDENTIALS
+    """None: the API is on its Unix socket only."""
     cgroups: Path = Path("/sys/fs/cgroup")
     run: Path = Path("/run/aurae")
     sets: tuple[Path, ...] = (CREDENTIALS / SET, Path("/etc/aurae/cells.json"))
@@ -56,6 +57,19 @@ class Settings:
     @property
     def logs(self) -> Path:
         return self.run / "logs"
+
+    @classmethod
+    def from_options(cls, text: str) -> Self:
+        """What PID 1 of a container or a daemon passes (initd/guest.py), in the same form."""
+        given = dict(word.partition("=")[::2] for word in text.split())
+        folder = given.get("aurae.credentials")
+        found = Path(folder) if folder and given.get("aurae.listen") else None
+        return cls(
+            listen=given.get("aurae.listen") or LISTEN,
+            credentials=found,
+            cgroups=Path(given["aurae.cgroups"]),
+            sets=(*((found / SET,) if found else ()), Path("/etc/aurae/cells.json")),
+        )
 
     @classmethod
     def from_cmdline(cls, cmdline: str) -> Self:

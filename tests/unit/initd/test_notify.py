@@ -90,20 +90,24 @@ def test_nobody_speaks_for_another(owner: Owner) -> None:
 
 def test_what_is_too_long_is_dropped_and_descriptors_are_closed(owner: Owner) -> None:
     code = (
+        "s.send(b'STATUS=begun'); sys.stdin.read();"
         f"s.send(b'READY=1\\n' + b'x' * {MESSAGE_LIMIT}); r, w = os.pipe();"
-        "socket.send_fds(s, [b'BARRIER=1'], [w]); os.close(w); "
-        "print(os.read(r, 1), flush=True);"
-        "s.send(b'STATUS=after'); time.sleep(1000)"
+        "socket.send_fds(s, [b'BARRIER=1'], [w]); os.close(w);"
+        "print(os.read(r, 1), flush=True); s.send(b'STATUS=after'); time.sleep(1000)"
     )
+    read, write = os.pipe()
+    owner.processes.spawn(says(owner, code), {0: read})
+    owner.until(lambda: owner.process("web").status == "begun")
     # What tests before this one have left goes now, and not while it counts.
     gc.collect()
     before = len(os.listdir("/proc/self/fd"))  # noqa: PTH208
-    owner.processes.spawn(says(owner, code), {})
+    os.close(write)
     owner.until(lambda: owner.process("web").status == "after")
     assert not owner.process("web").ready
     assert owner.output(owner.process("web")) == b"b''\n"
-    # Two pipes and two streams of two files.
-    assert len(os.listdir("/proc/self/fd")) == before + 6  # noqa: PTH208
+    # All but the one that this test has closed.
+    assert len(os.listdir("/proc/self/fd")) == before - 1  # noqa: PTH208
+    os.close(read)
 
 
 def test_a_chatterer_is_passed_on_a_few_times_a_second_only(owner: Owner) -> None:

@@ -13,6 +13,7 @@ from aurae.cells.v0 import cells_pb2
 from google.protobuf.duration_pb2 import Duration
 from grpc import StatusCode
 
+from runtime.server import boot
 from tests.unit.runtime import node as nodes
 from tests.unit.runtime.node import DEADLINE, Node
 
@@ -551,3 +552,10 @@ def test_a_set_that_is_none_is_told_and_the_api_serves(
         nodes.appears(folder / "cells.applied")
         assert fact in there.log
         assert there.list() == {}
+
+
+def test_the_example_in_the_documentation_is_a_set() -> None:
+    page = (Path(__file__).parents[3] / "docs/supervision.md").read_text()
+    example = page.partition("```json\n")[2].partition("```")[0]
+    values = [entry.value() for entry in boot.read(example)]
+    assert [value.name for value in values] == ["app", "app/db", "app/server"]
