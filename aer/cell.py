@@ -49,7 +49,9 @@ def start(call: Call) -> int:
         stub = cells_pb2_grpc.CellServiceStub(node.channel)
         answer = node.unary(stub.Start, request)
         if answer.pid:
-            said = f"{_named(call)}: started, pid {answer.pid}, uid {answer.uid}, gid {answer.gid}"
+            inside = f" ({answer.ns_pid} inside)" if answer.ns_pid not in (0, answer.pid) else ""
+            ids = f"uid {answer.uid}, gid {answer.gid}"
+            said = f"{_named(call)}: started, pid {answer.pid}{inside}, {ids}"
         else:
             said = f"{_named(call)}: waits for {', '.join(call['after'])}"
         if not call["wait_ready"]:
@@ -281,6 +283,50 @@ _LIMITS: Final = (
     _limit("--memory-low", "memory.low", "memory.low: reclaimed last below this", "SIZE"),
     _limit("--memory-high", "memory.high", "memory.high: slowed down above this", "SIZE"),
     _limit("--memory-max", "memory.max", "memory.max: killed for memory beyond this", "SIZE"),
+    _limit("--pids-max", "pids.max", "pids.max: processes and threads", "N"),
+    _limit("--io-weight", "io.weight", "io.weight: share under contention, 1 to 10000", "N"),
+    Argument(
+        name="--io-max",
+        help="io.max of a device, such as 8:0,rbps=1M,wiops=100; may be repeated",
+        metavar="DEVICE,LIMIT=RATE",
+        fields=("cell.io.max",),
+        parse=parse.io_max,
+        many=True,
+    ),
+)
+
+
+def _security(flag: str, help_: str) -> Argument:
+    field = flag.removeprefix("--").replace("-", "_")
+    return Argument(name=flag, help=help_, fields=(f"cell.security.{field}",), switch=True)
+
+
+_SECURITY: Final = (
+    Argument(
+        name="--profile",
+        help="restricted: the safe values of all that follows, and --isolate-process",
+        choices=("restricted",),
+        fields=("cell.security.profile",),
+    ),
+    _security("--user-namespace", "user and group IDs of its own: its root is nobody outside"),
+    _security("--read-only-root", "what the node has mounted is read-only"),
+    _security("--private-tmp", "/tmp and /var/tmp of its own"),
+    _security("--private-dev", "/dev of its own, with little more than null and random"),
+    _security("--no-new-privileges", "no file gives more privileges when it is executed"),
+    _security("--drop-capabilities", "no capabilities, but those of --keep-capability"),
+    Argument(
+        name="--keep-capability",
+        help="one that is kept, such as CAP_NET_RAW; the others are dropped; may be repeated",
+        metavar="CAPABILITY",
+        fields=("cell.security.keep_capabilities",),
+        many=True,
+    ),
+    Argument(
+        name="--seccomp",
+        help="system calls that fail; default: those that change the machine",
+        choices=("default",),
+        fields=("cell.security.seccomp",),
+    ),
 )
 
 COMMANDS: Final = (
@@ -310,6 +356,7 @@ COMMANDS: Final = (
                 fields=("cell.isolate_network",),
                 switch=True,
             ),
+            *_SECURITY,
         ),
     ),
     Command(

@@ -25,7 +25,7 @@ def rows(
     """Cells with their last label, a slash and their limits; below them their executables, and
     then the cells within."""
     for node in nodes:
-        yield _cell(node.cell, node.cell.name)
+        yield _cell(node, node.cell.name)
         yield from _inside(node, now, "", _lines(encoding))
 
 
@@ -79,7 +79,7 @@ def _inside(
     for child in node.children:
         left -= 1
         label = child.cell.name.rpartition("/")[2]
-        yield _cell(child.cell, indent + (branch if left else last) + label)
+        yield _cell(child, indent + (branch if left else last) + label)
         yield from _inside(child, now, indent + (through if left else "   "), lines)
 
 
@@ -91,8 +91,11 @@ def _lines(encoding: str) -> tuple[str, str, str]:
     return _UNICODE
 
 
-def _cell(cell: "cells_pb2.Cell", label: str) -> Row:
-    return (f"{label}/", limits(cell))
+def _cell(node: "cells_pb2.CellGraphNode", label: str) -> Row:
+    said = [limits(node.cell)] if limits(node.cell) else []
+    if node.HasField("init"):
+        said.append("init=ended" if node.init.ended else f"init={node.init.pid}")
+    return (f"{label}/", " ".join(said))
 
 
 def _executable(status: "cells_pb2.ExecutableStatus", now: datetime, indent: str) -> Row:
@@ -118,8 +121,32 @@ def limits(cell: "cells_pb2.Cell") -> str:
         said.append(f"cpu.max={quota}{period}")
     said += [f"cpuset.{field.name}={value}" for field, value in cell.cpuset.ListFields()]
     said += [f"memory.{field.name}={size(value)}" for field, value in cell.memory.ListFields()]
+    if cell.pids.HasField("max"):
+        said.append(f"pids.max={cell.pids.max}")
+    if cell.io.HasField("weight"):
+        said.append(f"io.weight={cell.io.weight}")
+    said += [f"io.max={_line(line)}" for line in cell.io.max]
     said += ["isolated processes"] * cell.isolate_process + ["own network"] * cell.isolate_network
-    return " ".join(said)
+    return " ".join(said + _security(cell.security))
+
+
+def _line(line: "cells_pb2.IoMax") -> str:
+    fields = [(field.name, value) for field, value in line.ListFields() if field.name != "device"]
+    return ",".join([line.device, *(f"{name}={size(value)}" for name, value in fields)])
+
+
+def _security(asked: "cells_pb2.Security") -> list[str]:
+    from aer.request import enum_words
+
+    said = []
+    for field, value in asked.ListFields():
+        if field.enum_type:
+            said.append(f"{field.name}={enum_words(field.enum_type)[value - 1]}")
+        elif field.is_repeated:
+            said.append(f"{field.name}={','.join(value)}")
+        else:
+            said.append(field.name)
+    return said
 
 
 def standing(status: "cells_pb2.ExecutableStatus") -> str:

@@ -2,7 +2,10 @@
 
 import re
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from aurae.cells.v0 import cells_pb2
 
 # List shows the system's own cell under this name. No cell can have it: it is no DNS label.
 SYSTEM_CELL: Final = "_system"
@@ -10,6 +13,7 @@ SYSTEM_CELL: Final = "_system"
 OWN_CELL: Final = "_self"
 
 _DURATION: Final = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)?")
+_RATES: Final = ("rbps", "wbps", "riops", "wiops")
 _UNITS: Final = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 _SIZE: Final = re.compile(r"(-?\d+)([KMGT]?)", re.IGNORECASE)
 
@@ -53,6 +57,20 @@ def assignment(text: str) -> tuple[str, str]:
     if not name or not equals:
         raise ValueError(f"{text!r} is no assignment; write NAME=VALUE")
     return name, value
+
+
+def io_max(text: str) -> "cells_pb2.IoMax":
+    """`DEVICE,LIMIT=RATE,…`; bytes take units, as `size` does."""
+    from aurae.cells.v0 import cells_pb2
+
+    device, *limits = text.split(",")
+    line = cells_pb2.IoMax(device=device)
+    for limit in limits:
+        name, value = assignment(limit)
+        if name not in _RATES:
+            raise ValueError(f"{name!r} is no limit of io.max; write {', '.join(_RATES)}")
+        setattr(line, name, size(value))
+    return line
 
 
 def path(text: str) -> Path:

@@ -402,8 +402,9 @@ def resume(state: "State") -> BaseException:
 
 
 def _prepare() -> None:
-    """Import what a handover takes, before another version may lie in its place."""
+    """Import what a handover and isolated cells take, before another version may lie there."""
     from initd.handover import program  # noqa: F401
+    from initd.processes import confined, inits  # noqa: F401
 
 
 def _limit_workloads() -> Done:

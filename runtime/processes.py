@@ -23,6 +23,8 @@ RETRY: Final = (0.05, 2.0)
 
 # Seconds that PID 1 may take to be replaced. It gives the next program 60 to show that it starts.
 RELOAD: Final = 120.0
+# No init that is starting is any more in one of these.
+_SETTLED: Final = (State.RUNNING, State.ENDED)
 
 Request = Callable[[Initd], Awaitable[Any]]
 
@@ -55,6 +57,7 @@ class Processes:
         self._table: dict[str, Process] = {}
         self._ended: OrderedDict[str, None] = OrderedDict()
         self._waiting: dict[tuple[str, int], set[asyncio.Future[Process]]] = {}
+        self._settling: dict[tuple[str, int], set[asyncio.Future[Process]]] = {}
         self._requests: asyncio.Queue[tuple[Request, asyncio.Future[Any]]] = asyncio.Queue()
         self._here = False
         self._listener: Listener | None = None
@@ -129,8 +132,8 @@ class Processes:
             _fail(future, Unavailable(f"{self._path}: connection lost; try again"))
 
     def _give_up(self, cause: Exception) -> None:
-        for futures in self._waiting.values():
-            for future in futures:
+        for futures in (*self._waiting.values(), *self._settling.values()):
+            for future in tuple(futures):
                 _fail(future, Unavailable(f"PID 1 is away ({cause}); try again"))
 
     def _replace(self, processes: list[Process]) -> None:
@@ -138,10 +141,10 @@ class Processes:
         self._ended.clear()
         for process in processes:
             self._apply(process)
-        for (id_, serial), futures in self._waiting.items():
+        for (id_, serial), futures in (*self._waiting.items(), *self._settling.items()):
             now = self._table.get(id_)
             if now is None or now.serial != serial:
-                for future in futures:
+                for future in tuple(futures):
                     _fail(future, NotFound("executable: was started anew, or is forgotten"))
 
     def _apply(self, process: Process) -> None:
@@ -154,6 +157,10 @@ class Processes:
             return
         self._table[process.id] = process
         self._ended.pop(process.id, None)
+        if process.state in _SETTLED:
+            for future in tuple(self._settling.get((process.id, process.serial), ())):
+                if not future.done():
+                    future.set_result(process)
         if process.state is State.ENDED:
             self._ended[process.id] = None
             for future in self._waiting.get((process.id, process.serial), ()):
@@ -191,6 +198,21 @@ class Processes:
             self._waiting[key].discard(future)
             if not self._waiting[key]:
                 del self._waiting[key]
+
+    def settled(self, process: Process) -> asyncio.Future[Process]:
+        """The process once it runs, or has ended: for an init, which is starting at first."""
+        self._check()
+        future: asyncio.Future[Process] = asyncio.get_running_loop().create_future()
+        now = self._table.get(process.id)
+        if now is None or now.serial != process.serial:
+            _fail(future, NotFound(f"process {process.id}: PID 1 has forgotten it"))
+        elif now.state in _SETTLED:
+            future.set_result(now)
+        else:
+            key = (process.id, process.serial)
+            self._settling.setdefault(key, set()).add(future)
+            future.add_done_callback(lambda _: self._settling.pop(key, None))
+        return future
 
     def spawn(self, spawn: Spawn) -> asyncio.Future[Process]:
         """Ask for a process. The request goes its way even if nobody awaits it: shield it."""

@@ -4,7 +4,7 @@ import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 import grpc
 from aurae.cells.v0 import cells_pb2 as pb
@@ -155,13 +155,11 @@ class Cell:
 def allocated(
     api: Api,
     name: str,
-    *,
-    cpu: pb.CpuController | None = None,
-    cpuset: pb.CpusetController | None = None,
-    memory: pb.MemoryController | None = None,
+    **asked: Any,
 ) -> Iterator[Cell]:
-    """A cell that is freed at the end, and at once, with all that is left in it."""
-    wanted = pb.Cell(name=name, cpu=cpu, cpuset=cpuset, memory=memory)
+    """A cell that is freed at the end, and at once, with all that is left in it. `asked` are fields
+    of the message Cell."""
+    wanted = pb.Cell(name=name, **asked)
     api.cells.Allocate(pb.CellServiceAllocateRequest(cell=wanted))
     cell = Cell(api, name)
     try:

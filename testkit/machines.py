@@ -88,9 +88,9 @@ class Machine:
         """The system's own cell, to look around in: `machine.system.read("ps")`."""
         return Cell(self.api, None)
 
-    def cell(self, name: str, **limits: Any) -> AbstractContextManager[Cell]:
-        """A cell for a `with`; `cpu`, `cpuset` and `memory` are those of the proto."""
-        return allocated(self.api, name, **limits)
+    def cell(self, name: str, **asked: Any) -> AbstractContextManager[Cell]:
+        """A cell for a `with`; the arguments are fields of the message Cell."""
+        return allocated(self.api, name, **asked)
 
     def daemon_log(self, timeout: float = 10.0) -> str:
         """What auraed has logged since boot, a line each: channel and text."""
@@ -234,8 +234,8 @@ class Machines:
         return FirmwareBoot(disk=Drive(file=self.artifacts / "aurae.img"))
 
 
-# What a test may leave nothing of: cells' cgroups, processes in them, zombies, mounts. Few programs
-# and much output: to start one is slow under emulation.
+# What a test may leave nothing of: cells' cgroups, processes in them, zombies, mounts, namespaces.
+# Few programs and much output: to start one is slow under emulation.
 LEFTOVERS: Final = """
 cd /sys/fs/cgroup/aurae
 find . -mindepth 1 -type d
@@ -245,12 +245,16 @@ echo --
 cat /proc/[0-9]*/stat
 echo --
 cat /proc/1/mountinfo
+echo --
+ls -l /proc/[0-9]*/ns
 """
+NAMESPACE: Final = re.compile(r" -> (\w+:\[\d+\])$", re.MULTILINE)
 OWN: Final = re.compile(r"\./_system(/_run-\d+)?")
 
 
 def leftovers(machine: Machine) -> set[str]:
-    """What is in the guest beside auraed: cells, running executables, cgroups, zombies, mounts."""
+    """What is in the guest beside auraed: cells, running executables, cgroups, zombies, mounts,
+    namespaces."""
     found = set()
     for node in forest(machine.api):
         if node.cell.name != SYSTEM:
@@ -261,11 +265,13 @@ def leftovers(machine: Machine) -> set[str]:
             if status.state != pb.EXECUTABLE_STATE_ENDED
         }
     # Some processes end while they are looked at: cat fails then, and says the rest.
-    cgroups, processes, stats, mounts = machine.system.run(LEFTOVERS).stdout.split("--\n")
+    said = machine.system.run(LEFTOVERS).stdout
+    cgroups, processes, stats, mounts, namespaces = said.split("--\n")
     found |= {f"cgroup {path}" for path in cgroups.split() if not OWN.fullmatch(path)}
     found |= {f"process {pid}" for pid in processes.split()}
     found |= {f"zombie {line}" for line in stats.splitlines() if state(line) == "Z"}
-    return found | {f"mount {line.split()[4]}" for line in mounts.splitlines()}
+    found |= {f"mount {line.split()[4]}" for line in mounts.splitlines()}
+    return found | {f"namespace {name}" for name in NAMESPACE.findall(namespaces)}
 
 
 def state(stat: str) -> str:

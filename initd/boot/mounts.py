@@ -57,6 +57,7 @@ FOLDERS: Final = (
     ("/run/credentials/@system", 0o700),
     ("/run/aurae", 0o755),
     ("/run/aurae/cells", 0o700),
+    ("/run/aurae/shared", 0o755),
     ("/run/aurae/logs", 0o700),
     ("/run/aurae/logs/auraed", 0o700),
 )
@@ -68,6 +69,7 @@ LINKS: Final = (
     ("/dev/stderr", "/proc/self/fd/2"),
     ("/dev/core", "/proc/kcore"),
     ("/var/run", "../run"),
+    ("/run/aurae/resolv.conf", "shared/resolv.conf"),
 )
 
 

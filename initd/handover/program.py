@@ -51,6 +51,7 @@ def check(number: str) -> int:
     """Whether this program, run beside PID 1, can take its state over: 0, or 1 and says why."""
     # What PID 1 would import, too: a module that is missing or broken shows here.
     from initd import fallback, first, machine  # noqa: F401
+    from initd.processes import confined, inits  # noqa: F401
 
     try:
         codec.decode(memfd.read(int(number)))

@@ -9,6 +9,7 @@ own, has default signal handling, no descriptor but those that are given, and ro
 
 import ctypes
 import fcntl
+import gc
 import os
 import resource
 import signal
@@ -16,7 +17,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Final, NoReturn, Protocol
 
-from initd.linux.libc import error, libc
+from initd.linux import namespace
+from initd.linux.libc import check, error, libc
+from initd.linux.namespace import Namespace
 
 _SETSIGDEF: Final = 0x04
 _SETSIGMASK: Final = 0x08
@@ -25,8 +28,13 @@ _SETCGROUP: Final = 0x100
 # More than glibc's posix_spawnattr_t (336) and posix_spawn_file_actions_t (80), and sigset_t (128).
 _ROOM: Final = 512
 FILES: Final = 1024
+# clone(2): its number, and CLONE_PARENT of include/uapi/linux/sched.h.
+_CLONE: Final = {"x86_64": 56, "aarch64": 220}
+_CLONE_PARENT: Final = 0x8000
 # The child's descriptors have numbers below this.
 CHILD_DESCRIPTORS: Final = 256
+# No descriptor of ours has a number above this (fs.nr_open).
+_DESCRIPTORS: Final = 1 << 20
 
 _Buffer = ctypes.Array[ctypes.c_char]
 
@@ -137,21 +145,116 @@ def by_fork(
     return pid
 
 
-def in_child(action: Callable[[], None]) -> int:
+def in_child(action: Callable[[], None], *, inside: int | None = None) -> int:
     """Run `action` in a copy of this process, which then ends: 0, or 1 when it raised. Returns its
-    pid, the caller's to wait for. For what may block for ever."""
+    pid, the caller's to wait for. For what may block for ever, and for what lives in namespaces:
+    with a pidfd `inside` the copy is born in that process's pid namespace."""
+    if inside is None:
+        return _fork(action)
+    with _births_in_own_again():
+        namespace.enter(inside, Namespace.PID)
+        return _fork(action)
+
+
+def sibling(action: Callable[[], None], *, inside: int | None, first: bool) -> None:
+    """As `in_child`, but the copy is a child of our parent. With `first` it is the first process,
+    the init, of a new pid namespace: below that of the process of the pidfd `inside`, or below
+    ours. It may fail without our seeing it: let it tell."""
+    with _births_in_own_again():
+        if inside is not None:
+            namespace.enter(inside, Namespace.PID)
+        if first and inside is not None:
+            # A pid namespace is made by a process of the one above it, and by nobody else.
+            _clone_sibling(lambda: _first_sibling(action))
+        elif first:
+            _first_sibling(action)
+        else:
+            _clone_sibling(action)
+
+
+def _first_sibling(action: Callable[[], None]) -> None:
+    namespace.unshare(Namespace.PID)
+    _clone_sibling(action)
+
+
+@contextmanager
+def _births_in_own_again() -> Iterator[None]:
+    own = os.open("/proc/self/ns/pid", os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        yield
+    finally:
+        namespace.enter(own, Namespace.PID)
+        os.close(own)
+
+
+def _fork(action: Callable[[], None]) -> int:
     pid = os.fork()  # noqa: TID251
     if pid == 0:
-        code = 1
-        try:
-            # The parent's handlers and its wakeup pipe are not ours.
-            signal.set_wakeup_fd(-1)
-            _default_signals()
-            action()
-            code = 0
-        finally:
-            os._exit(code)
+        _run(action)
     return pid
+
+
+def _clone_sibling(action: Callable[[], None]) -> None:
+    """fork(2), but the child is our parent's. Python's preparations for a fork are for threads,
+    and there are none; ours were made for this process, which is a child of `in_child` itself. What
+    is not done again costs the child no memory."""
+    number = ctypes.c_long(_CLONE[os.uname().machine])
+    flags = ctypes.c_ulong(_CLONE_PARENT | signal.SIGCHLD)
+    zero = ctypes.c_ulong(0)
+    if check(libc.syscall(number, flags, zero, zero, zero, zero)) == 0:
+        _end_with(action)
+
+
+def _run(action: Callable[[], None]) -> NoReturn:
+    """In the child: never returns, never raises."""
+
+    def prepared() -> None:
+        # A collection would write to every page that we share with the parent.
+        gc.disable()
+        # The parent's handlers and its wakeup pipe are not ours.
+        signal.set_wakeup_fd(-1)
+        _default_signals()
+        action()
+
+    _end_with(prepared)
+
+
+def _end_with(action: Callable[[], None]) -> NoReturn:
+    code = 1
+    try:
+        action()
+        code = 0
+    finally:
+        os._exit(code)
+
+
+def close_but(*kept: int) -> None:
+    """In a child of `in_child`: all descriptors but these; negative ones are none."""
+    start = 0
+    for fd in sorted(fd for fd in kept if fd >= 0):
+        # closerange(0, 0) would close all.
+        if start < fd:
+            os.closerange(start, fd)
+        start = fd + 1
+    os.closerange(start, _DESCRIPTORS)
+
+
+def take(fds: Mapping[int, int], *kept: int) -> list[int]:
+    """In a child of `in_child`: these descriptors under the child's numbers, and those `kept` under
+    numbers that are returned, until it executes. No others are left."""
+    copies = [_copy_above(fd) if fd >= 0 else fd for fd in kept]
+    with _above(fds) as high:
+        for child, ours in high.items():
+            os.dup2(ours, child)
+    close_but(*fds, *copies)
+    return copies
+
+
+def become(path: str, argv: Sequence[str], env: Mapping[str, str], *, cwd: str) -> NoReturn:
+    """In a child of `in_child`: execute; `path` without a slash is looked for. OSError."""
+    os.chdir(cwd)
+    with _child_limits():
+        os.execvpe(path, list(argv), env)
 
 
 def _become(
@@ -196,11 +299,15 @@ def _above(fds: Mapping[int, int]) -> Iterator[dict[int, int]]:
     copies: dict[int, int] = {}
     try:
         for child, ours in fds.items():
-            copies[child] = fcntl.fcntl(ours, fcntl.F_DUPFD_CLOEXEC, CHILD_DESCRIPTORS)
+            copies[child] = _copy_above(ours)
         yield copies
     finally:
         for copy in copies.values():
             os.close(copy)
+
+
+def _copy_above(fd: int) -> int:
+    return fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, CHILD_DESCRIPTORS)
 
 
 @contextmanager

@@ -233,7 +233,8 @@ class Network:
         in_order = [self._ports[index] for index in sorted(self._ports)]
         text = resolv_conf(self._settings.nameservers, (port.source for port in in_order))
         try:
-            write_atomically(self._places.run / "resolv.conf", text.encode())
+            # On a node it leads to the folder that cells have as well.
+            write_atomically((self._places.run / "resolv.conf").resolve(), text.encode())
         except OSError as e:
             log.warning("cannot write resolv.conf: %s", e.strerror)
         self._name(in_order)

@@ -29,6 +29,10 @@ class Cgroups:
         """Move a process, with all of its threads, into it."""
         (self.root / path / "cgroup.procs").write_text(str(pid))
 
+    def open_procs(self, path: str) -> int:
+        """A descriptor to write pids to, also by who cannot see this cgroup; ours to close."""
+        return os.open(self.root / path / "cgroup.procs", os.O_WRONLY | os.O_CLOEXEC)
+
     def populated(self, path: str) -> bool:
         """Whether anything lives in it or below."""
         try:

@@ -6,7 +6,7 @@ The same values go over the control socket as JSON; see docs/architecture.md and
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any
+from typing import Any, Final
 
 
 class State(StrEnum):
@@ -15,6 +15,8 @@ class State(StrEnum):
     ============  ==========================================================================
     state         leaves it when
     ============  ==========================================================================
+    ``STARTING``  inits only: its namespaces are made: ``RUNNING``; they cannot be, or stop is
+                  asked for: it is killed, and ``ENDED``
     ``RUNNING``   stop is asked for: ``STOPPING``; its first process ends: ``ENDED``
     ``STOPPING``  its first process ends, by SIGTERM or after the grace: ``ENDED``
     ``ENDED``     never; its id may be spawned anew, which makes another process
@@ -23,6 +25,7 @@ class State(StrEnum):
     ``ENDED`` is entered only when its leaf cgroup is empty and its output is on file.
     """
 
+    STARTING = "starting"
     RUNNING = "running"
     STOPPING = "stopping"
     ENDED = "ended"
@@ -57,8 +60,44 @@ class How(StrEnum):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Isolation:
+    """The namespaces that an init makes and keeps, and what is mounted there.
+
+    `cgroup`, a path below the cgroup root, is what its cgroup namespace begins at. Without
+    `process` no more than a network namespace is made.
+    """
+
+    hostname: str
+    cgroup: str
+    process: bool = False
+    network: bool = False
+    read_only_root: bool = False
+    private_tmp: bool = False
+    private_dev: bool = False
+    users: int = 0
+    """The node's user and group ID that is 0 in a user namespace; 0: no user namespace."""
+
+
+# How many IDs a user namespace has.
+USERS: Final = 65536
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Confinement:
+    """What a process may not do, whatever its user ID. `capabilities` are those kept; None: all."""
+
+    no_new_privileges: bool = False
+    capabilities: tuple[str, ...] | None = None
+    seccomp: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Spawn:
-    """A process to make. `cgroup` is its leaf, a path below the cgroup root."""
+    """A process to make. `cgroup` is its leaf, a path below the cgroup root.
+
+    With `isolation` it is an init: a copy of PID 1 that executes nothing. `inside` is the id of an
+    init, whose namespaces the process lives in, or begins from.
+    """
 
     id: str
     argv: tuple[str, ...]
@@ -69,6 +108,9 @@ class Spawn:
     gid: int = 0
     meta: Mapping[str, Any] = field(default_factory=dict)
     log: Log = Log.OWN
+    inside: str = ""
+    isolation: Isolation | None = None
+    confinement: Confinement = Confinement()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,6 +120,7 @@ class Process:
     `log` is the serial number of the process that its log began with. `revision` counts the changes
     of this process: of two values the one with the higher is the newer. `ready` and `status` are
     what it has told by sd_notify.
+    `ns_pid` is its number in its own pid namespace. `error` says why an init could not begin.
     """
 
     serial: int
@@ -96,6 +139,10 @@ class Process:
     code: int | None = None
     signal: int | None = None
     meta: Mapping[str, Any] = field(default_factory=dict)
+    init: bool = False
+    inside: str = ""
+    ns_pid: int = 0
+    error: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -28,11 +28,13 @@ from initd.processes import gate
 from initd.processes.cgroups import Cgroups
 from initd.processes.children import Children, Ending
 from initd.processes.command import resolve
-from initd.processes.model import Log, Process, Spawn, State
+from initd.processes.model import Confinement, Isolation, Log, Process, Spawn, State
 from initd.processes.notify import Message
 
 if TYPE_CHECKING:
     from initd.handover.model import OwnedState, ProcessesState
+    from initd.processes.inits import Inits, Report
+
 
 ENDED_LIMIT: Final = 1024
 _STREAMS: Final = {1: "stdout", 2: "stderr"}
@@ -54,6 +56,7 @@ class _Owned:
         "process",
         "pumps",
         "recheck",
+        "report",
         "said",
         "saying",
         "timer",
@@ -73,6 +76,7 @@ class _Owned:
         # Its status, which others hear of a little later.
         self.said = ""
         self.saying: Timer | None = None
+        self.report: Report | None = None
 
 
 class Processes:
@@ -103,6 +107,7 @@ class Processes:
         self._leaves: dict[str, _Owned] = {}
         self._serial = 0
         self._closed = False
+        self._inits: Inits | None = None
 
     def spawn(self, spawn: Spawn, fds: Mapping[int, int]) -> Process:
         """Either all of it exists afterwards, or nothing. `fds` stay the caller's to close."""
@@ -113,7 +118,9 @@ class Processes:
             raise AlreadyExists(
                 f"process {spawn.id}: runs already as pid {former.process.pid}: stop it first"
             )
-        path, argv = resolve(spawn)
+        if spawn.isolation is not None:
+            return self._spawn_init(spawn, spawn.isolation, former)
+        path, argv = self._resolve(spawn)
         serial = self._serial + 1
         continued = former if spawn.log is Log.APPEND and former and former.log_open else None
         with ExitStack() as undo:
@@ -130,29 +137,70 @@ class Processes:
                 started = time.time_ns()
                 pid = self._execute(spawn, path, argv, {0: null, **pipes, **fds})
             undo.pop_all()
-        self._serial = serial
-        process = Process(
-            serial=serial,
-            id=spawn.id,
-            pid=pid,
-            state=State.RUNNING,
-            started=started,
-            uid=spawn.uid,
-            gid=spawn.gid,
-            cgroup=spawn.cgroup,
-            log=serial if continued is None else continued.process.log,
-            meta=spawn.meta,
-        )
+        process = _process(spawn, serial, pid, started)
         if continued is not None:
+            process = replace(process, log=continued.process.log)
             self._ended.pop(spawn.id, None)
         elif former is not None:
             self._drop(former)
-        owned = _Owned(process, folder, pumps, log_open=spawn.log is not Log.OWN)
-        self._owned[spawn.id] = owned
-        self._leaves[spawn.cgroup] = owned
-        self._children.add(pid, functools.partial(self._first_ended, owned))
-        self._on_change(process)
+        self._own(_Owned(process, folder, pumps, log_open=spawn.log is not Log.OWN))
         return process
+
+    def _spawn_init(self, spawn: Spawn, isolation: Isolation, former: _Owned | None) -> Process:
+        """It is starting when this returns; whether it comes to run is told as a change."""
+        from initd.processes import inits
+
+        serial = self._serial + 1
+        outer = self._init(spawn.inside)
+        with ExitStack() as undo:
+            self._make_leaf(spawn.cgroup)
+            undo.callback(self._cgroups.remove, spawn.cgroup)
+            folder = self._logs / str(serial)
+            folder.mkdir(parents=True, mode=0o700)
+            undo.callback(_remove, folder)
+            started = time.time_ns()
+            if self._inits is None:
+                self._inits = inits.Inits(self._cgroups)
+            pid, connection = self._inits.make(
+                isolation, spawn.cgroup, outer=outer.pid if outer else None
+            )
+            undo.pop_all()
+        process = replace(_process(spawn, serial, pid, started), state=State.STARTING, init=True)
+        owned = _Owned(process, folder, (), log_open=False)
+        owned.report = inits.Report(self._loop, connection, lambda e: self._reported(owned, e))
+        owned.report.watch(pid, isolation.users)
+        if former is not None:
+            self._drop(former)
+        self._own(owned)
+        return process
+
+    def _own(self, owned: _Owned) -> None:
+        process = owned.process
+        self._serial = process.serial
+        self._owned[process.id] = owned
+        self._leaves[process.cgroup] = owned
+        self._children.add(process.pid, functools.partial(self._first_ended, owned))
+        self._on_change(process)
+
+    def _init(self, id: str) -> Process | None:  # noqa: A002
+        """The init that a new process is to live in. FailedPrecondition: it does not run."""
+        if not id:
+            return None
+        owned = self._find(id)
+        if owned.process.state is not State.RUNNING or owned.ending is not None:
+            raise FailedPrecondition(f"process {id}: {owned.process.state}: make another")
+        if not owned.process.init:
+            raise FailedPrecondition(f"process {id}: is no init: name one")
+        return owned.process
+
+    def _reported(self, owned: _Owned, error: str) -> None:
+        if owned.process.state is not State.STARTING:
+            return
+        if error:
+            owned.process = replace(owned.process, error=error)
+            self._kill(owned)
+        else:
+            self._set(owned, replace(owned.process, state=State.RUNNING))
 
     def signal(self, id: str, number: int) -> None:  # noqa: A002
         """To the first process only."""
@@ -177,7 +225,8 @@ class Processes:
             owned.saying = self._loop.later(_SAY, lambda: self._say(owned))
 
     def stop(self, id: str, grace: float) -> Process:  # noqa: A002
-        """SIGTERM to the whole leaf now, SIGKILL after `grace` seconds; answers at once.
+        """SIGTERM to the whole leaf now, SIGKILL after `grace` seconds; answers at once. An init is
+        killed as soon as nobody is left inside, and after `grace` whoever is.
 
         Asked again, an earlier end counts. A process that has ended is left as it is."""
         if not grace >= 0:
@@ -185,12 +234,23 @@ class Processes:
         owned = self._find(id)
         if owned.process.state is State.ENDED or owned.ending is not None:
             return owned.process
-        if owned.process.state is State.RUNNING:
+        if owned.process.state in (State.STARTING, State.RUNNING):
             self._set(owned, replace(owned.process, state=State.STOPPING))
-            if grace > 0:
+            # An init waits for those inside, who are told themselves.
+            if owned.process.init and not self._inside(owned):
+                grace = 0
+            elif grace > 0 and not owned.process.init:
                 self._terminate(owned)
         self._kill_after(owned, grace)
         return owned.process
+
+    def _inside(self, init: _Owned) -> bool:
+        """Whether anything that we started lives in the init's namespaces."""
+        id_ = init.process.id
+        return any(
+            owned.process.inside == id_ and owned.process.state is not State.ENDED
+            for owned in self._owned.values()
+        )
 
     def list(self) -> list[Process]:
         """The oldest first."""
@@ -247,6 +307,8 @@ class Processes:
     def close(self) -> None:
         """Start nothing any more."""
         self._closed = True
+        if self._inits is not None:
+            self._inits.close()
 
     def living(self) -> Iterable[Process]:
         return [p for p in self.list() if p.state is not State.ENDED]
@@ -299,10 +361,18 @@ class Processes:
             pumps.append(pump)
         return tuple(pumps), pipes
 
+    def _resolve(self, spawn: Spawn) -> tuple[str, tuple[str, ...]]:
+        if spawn.inside or spawn.confinement != Confinement():
+            # Files of the cell are looked at by nobody but its processes: they may never answer.
+            return spawn.argv[0], spawn.argv
+        return resolve(spawn)
+
     def _execute(
         self, spawn: Spawn, path: str, argv: tuple[str, ...], fds: Mapping[int, int]
     ) -> int:
         """Start it beside us and move it into its leaf. See `gate` for why not at once."""
+        if spawn.inside or spawn.confinement != Confinement():
+            return self._fork(spawn, fds)
         number = gate.descriptor(fds)
         waiting, release = os.pipe2(os.O_CLOEXEC)
         try:
@@ -324,10 +394,25 @@ class Processes:
             os.close(release)
         return pid
 
+    def _fork(self, spawn: Spawn, fds: Mapping[int, int]) -> int:
+        """The same for one that must enter namespaces or give up privileges first."""
+        from initd.processes import confined
+
+        init = self._init(spawn.inside)
+        with confined.begun(spawn, fds, None if init is None else init.pid) as pid:
+            try:
+                self._cgroups.enter(spawn.cgroup, pid)
+            except OSError:
+                os.kill(pid, signal.SIGKILL)
+                raise
+        return pid
+
     def _first_ended(self, owned: _Owned, ending: Ending) -> None:
         owned.ending = ending
         if owned.timer is not None:
             owned.timer.cancel()
+        if owned.report is not None:
+            owned.report.close()
         self._finish(owned)
 
     def _finish(self, owned: _Owned) -> None:
@@ -359,12 +444,15 @@ class Processes:
         self._ended[ended.id] = owned
         del self._leaves[leaf]
         self._set(owned, ended)
+        init = self._owned.get(ended.inside)
+        if init is not None and init.process.state is State.STOPPING and not self._inside(init):
+            self._kill(init)
         if len(self._ended) > ENDED_LIMIT:
             self.forget(next(iter(self._ended)))
         return None
 
     def _finish_later(self, owned: _Owned) -> None:
-        owned.timer = self._loop.later(owned.recheck, lambda: self._finish(owned))
+        owned.timer = self._loop.later(owned.recheck, functools.partial(self._finish, owned))
         owned.recheck = min(2 * owned.recheck, _RECHECK_LIMIT)
 
     def _kill_after(self, owned: _Owned, grace: float) -> None:
@@ -392,7 +480,8 @@ class Processes:
                 os.kill(pid, signal.SIGTERM)
 
     def _kill(self, owned: _Owned) -> None:
-        """As `_terminate`. Until it is reaped here, the number is the first process's."""
+        """As `_terminate`; an init that is starting is not always in its leaf. Until it is reaped
+        here, the number is the first process's."""
         self._cgroups.kill(owned.process.cgroup)
         if owned.ending is None:
             with suppress(ProcessLookupError):
@@ -445,8 +534,12 @@ def _save(owned: _Owned) -> "OwnedState":
     ended = owned.process.state is State.ENDED
     # An ending that was told is in the process.
     ending = None if ended or owned.ending is None else owned.ending
+    process = owned.process
+    if process.state is State.STARTING:
+        # It ends when it finds that nobody hears it any more.
+        process = replace(process, error="PID 1 was replaced meanwhile; try again")
     return OwnedState(
-        process=owned.process,
+        process=process,
         folder=str(owned.folder),
         pumps=tuple(pump.save() for pump in owned.pumps),
         kill_at=owned.kill_at,
@@ -456,6 +549,36 @@ def _save(owned: _Owned) -> "OwnedState":
         said=owned.said,
         ending=ending and EndingState(code=ending.code, signal=ending.signal),
     )
+
+
+def _process(spawn: Spawn, serial: int, pid: int, started: int) -> Process:
+    """With a log of its own."""
+    return Process(
+        serial=serial,
+        id=spawn.id,
+        pid=pid,
+        state=State.RUNNING,
+        started=started,
+        uid=spawn.uid,
+        gid=spawn.gid,
+        cgroup=spawn.cgroup,
+        log=serial,
+        meta=spawn.meta,
+        inside=spawn.inside,
+        ns_pid=_ns_pid(pid) if spawn.inside or spawn.isolation else pid,
+    )
+
+
+def _ns_pid(pid: int) -> int:
+    """The process's number in its own pid namespace; 0: it is gone."""
+    try:
+        status = Path(f"/proc/{pid}/status").read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return 0
+    for line in status.splitlines():
+        if line.startswith("NSpid:"):
+            return int(line.split()[-1])
+    return 0
 
 
 def _remove(folder: Path) -> None:

@@ -2,12 +2,25 @@
 
 import json
 from collections.abc import Mapping
+from dataclasses import asdict, fields
 from pathlib import PurePosixPath
 from typing import Any, Final
 
 from initd import errors
+from initd.linux import capability
 from initd.linux.spawn import CHILD_DESCRIPTORS
-from initd.processes.model import Log, Process, ServiceReport, Spawn, State, Status, StepReport
+from initd.processes.model import (
+    USERS,
+    Confinement,
+    Isolation,
+    Log,
+    Process,
+    ServiceReport,
+    Spawn,
+    State,
+    Status,
+    StepReport,
+)
 
 SOCKET: Final = "/run/aurae/initd.sock"
 # What a request may measure; an answer may be a little longer, never twice that.
@@ -17,6 +30,8 @@ ANSWER_LIMIT: Final = 2 * REQUEST_LIMIT
 DESCRIPTOR_LIMIT: Final = 253
 
 Object = dict[str, Any]
+# sethostname(2).
+HOST_NAME_MAX: Final = 64
 # Linux uses the highest number for "no change".
 _ID_LIMIT: Final = 2**32 - 1
 
@@ -87,13 +102,17 @@ def spawn_to_object(spawn: Spawn) -> Object:
         "cgroup": spawn.cgroup,
         "meta": dict(spawn.meta),
         "log": spawn.log.value,
+        "inside": spawn.inside,
+        "isolation": None if spawn.isolation is None else asdict(spawn.isolation),
+        "confinement": asdict(spawn.confinement),
     }
 
 
 def spawn_from_object(message: Object) -> Spawn:
     """Checked: what comes back can be trusted inside. InvalidArgument names field and rule."""
+    isolation = _isolation(message.get("isolation"))
     argv = message.get("argv")
-    if not isinstance(argv, list) or not argv:
+    if not isinstance(argv, list) or not (argv or isolation):
         raise errors.InvalidArgument("argv: must be a list with a command")
     env = message.get("env", {})
     if not isinstance(env, dict):
@@ -109,7 +128,7 @@ def spawn_from_object(message: Object) -> Spawn:
     if not cwd.startswith("/"):
         raise errors.InvalidArgument(f"cwd {cwd}: must be an absolute path")
     command = tuple(_text("argv", argument) for argument in argv)
-    if not command[0]:
+    if command and not command[0]:
         raise errors.InvalidArgument("argv: the command must not be empty")
     return Spawn(
         id=identifier(message),
@@ -121,7 +140,54 @@ def spawn_from_object(message: Object) -> Spawn:
         cgroup=_cgroup(message.get("cgroup")),
         meta=meta,
         log=_log(message.get("log", Log.OWN.value)),
+        inside=_text("inside", message.get("inside", "")),
+        isolation=isolation,
+        confinement=_confinement(message.get("confinement", {})),
     )
+
+
+def _isolation(value: object) -> Isolation | None:
+    if value is None:
+        return None
+    given = _fields("isolation", value, Isolation)
+    hostname = _text("isolation.hostname", given.pop("hostname", ""))
+    if not 0 < len(hostname) <= HOST_NAME_MAX:
+        raise errors.InvalidArgument(f"isolation.hostname: must have 1 to {HOST_NAME_MAX} bytes")
+    cgroup = _cgroup(given.pop("cgroup", None))
+    users = _number("isolation.users", given.pop("users", 0))
+    if users and users + USERS >= _ID_LIMIT:
+        raise errors.InvalidArgument(f"isolation.users {users}: {USERS} IDs must follow it")
+    flags = {name: _flag(f"isolation.{name}", flag) for name, flag in given.items()}
+    return Isolation(hostname=hostname, cgroup=cgroup, users=users, **flags)
+
+
+def _confinement(value: object) -> Confinement:
+    given = _fields("confinement", value, Confinement)
+    kept = given.pop("capabilities", None)
+    if kept is not None:
+        if not isinstance(kept, list):
+            raise errors.InvalidArgument("confinement.capabilities: must be a list or null")
+        for name in kept:
+            if name not in capability.NAMES:
+                raise errors.InvalidArgument(f"confinement.capabilities: {name!r}: unknown")
+        kept = tuple(kept)
+    flags = {name: _flag(f"confinement.{name}", flag) for name, flag in given.items()}
+    return Confinement(capabilities=kept, **flags)
+
+
+def _fields(where: str, value: object, kind: type) -> Object:
+    """A copy of the object, which has no field that `kind` has not."""
+    if not isinstance(value, dict):
+        raise errors.InvalidArgument(f"{where}: must be an object")
+    if unknown := value.keys() - {field.name for field in fields(kind)}:
+        raise errors.InvalidArgument(f"{where}.{min(unknown)}: unknown")
+    return dict(value)
+
+
+def _flag(where: str, value: object) -> bool:
+    if not isinstance(value, bool):
+        raise errors.InvalidArgument(f"{where}: must be true or false")
+    return value
 
 
 def identifier(message: Object) -> str:
@@ -166,6 +232,10 @@ def process_to_object(process: Process) -> Object:
         "ready": process.ready,
         "status": process.status,
         "meta": dict(process.meta),
+        "init": process.init,
+        "inside": process.inside,
+        "ns_pid": process.ns_pid,
+        "error": process.error,
     }
 
 

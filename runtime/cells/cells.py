@@ -29,6 +29,7 @@ from runtime import scope
 from runtime.cells import wanted as decisions
 from runtime.cells.cgroups import Cgroups, leaf
 from runtime.cells.changes import Allocated, Change, Changed, Changes, Forgotten, Freed
+from runtime.cells.inits import Inits
 from runtime.cells.listening import listens
 from runtime.cells.model import (
     SYSTEM,
@@ -76,14 +77,17 @@ class Node:
     """None for the system's own cell."""
     children: tuple["Node", ...]
     executables: tuple[Status, ...]
+    init: Process | None = None
 
 
 class Cells:
     """The cells: what is allocated, what runs in it.
 
     `allocate` does all of its work in one turn of the loop, so nothing comes between and no
-    cancellation can tear it. `free` first marks its subtree, so that nothing is allocated or
-    started there while it ends what runs; two may free the same cell, the shorter grace wins.
+    cancellation can tear it; a cell that needs an init counts as there from the beginning, and
+    nothing can be done with it until the init is ready. `free` first marks its subtree, so that
+    nothing is allocated or started there while it ends what runs; two may free the same cell, the
+    shorter grace wins.
     """
 
     def __init__(
@@ -112,8 +116,11 @@ class Cells:
         self._starting: dict[str, set[asyncio.Future[Process]]] = {}
         self._most = most or max(MOST[0], min(MOST[1], _memory() // CELL_MEMORY))
         self._unfinished: dict[str, float] = {}
+        self._half_made: list[str] = []
         self.on_removed: Callable[[str], None] = lambda _name: None
         """Told of each cell that is gone."""
+        self._inits = Inits(processes)
+        self._allocating: set[str] = set()
 
     def recover(self) -> None:
         """Know again what an earlier runtime made, and undo what it left half-made.
@@ -134,7 +141,10 @@ class Cells:
                     log.warning("cell %s: was half-made, removed", name)
                 self._specs.drop(name)
             except OSError as e:
-                log.error("cell %s: is half-made and cannot be removed: %s", name, e)
+                if e.errno != errno.EBUSY:
+                    log.error("cell %s: is half-made and cannot be removed: %s", name, e)
+                else:
+                    self._half_made.append(name)
         for name in sorted(specs.keys() - self._cells.keys(), reverse=True):
             self._specs.remove(name)
         self._supervision.recover({*self._cells, SYSTEM})
@@ -160,6 +170,12 @@ class Cells:
                     delay = min(2 * delay, RETRY[1])
             self._release(subtree)
         self._unfinished = {}
+        for name in self._half_made:
+            # Its init lives, and its namespaces are good for nothing.
+            await self._unmake(name)
+            self._specs.drop(name)
+            log.warning("cell %s: was half-made, removed", name)
+        self._half_made = []
         for process in self._processes:
             cell = cell_of(process)
             if cell not in (None, SYSTEM) and cell not in self._cells:
@@ -168,7 +184,7 @@ class Cells:
                 else:
                     log.error("process %s: runs in a cell that is gone", process.id)
 
-    def allocate(self, cell: Cell) -> None:
+    async def allocate(self, cell: Cell) -> None:
         """Make a cell with its limits. Either all of it exists afterwards or none."""
         for above in ancestors(cell.name):
             if above not in self._cells:
@@ -179,15 +195,52 @@ class Cells:
         self._check_room(cell.name)
         self._check_there(parent(cell.name))
         self._check_limits(cell)
-        with ExitStack() as undo:
+        line = self._line(cell)
+        outer = self._inits.of(line[:-1])
+        if cell.own_init:
+            await self._allocate_isolated(cell, line, outer)
+        else:
             with self._specs.written(cell):
-                self._create(cell.name)
-                undo.callback(self._cgroups.remove, cell.name)
-                for file, value in cell.files().items():
-                    self._limit(cell.name, file, value)
-            undo.pop_all()
-        self._cells[cell.name] = cell
+                self._make(cell)
+            self._cells[cell.name] = cell
         self._changes.publish(time.time_ns(), Allocated(cell))
+
+    def _make(self, cell: Cell) -> None:
+        """The cgroup and its limits, or nothing."""
+        with ExitStack() as undo:
+            self._create(cell.name)
+            undo.callback(self._cgroups.remove, cell.name)
+            for file, value in cell.files().items():
+                self._limit(cell.name, file, value)
+            undo.pop_all()
+
+    async def _allocate_isolated(
+        self, cell: Cell, line: Sequence[Cell], outer: Process | None
+    ) -> None:
+        """With an init. To the end, also when the caller leaves."""
+        name = cell.name
+        with self._specs.written(cell):
+            self._make(cell)
+            self._cells[name] = cell
+            self._allocating.add(name)
+            try:
+                cancelled = await self._inits.begin(line, outer)
+            except BaseException:
+                await self._unmake(name)
+                del self._cells[name]
+                raise
+            finally:
+                self._allocating.discard(name)
+        if cancelled:
+            raise asyncio.CancelledError
+
+    async def _unmake(self, name: str) -> None:
+        """What is there of a cell whose init could not begin. What cannot be removed is logged."""
+        try:
+            await self._inits.end(name)
+            await self._remove_cgroup(name)
+        except (AuraedError, OSError) as e:
+            log.error("cell %s: is half-made and cannot be removed: %s", name, e)
 
     def _check_room(self, name: str) -> None:
         """A caller in a cell leaves half of the room to the others."""
@@ -215,10 +268,19 @@ class Cells:
                 "anew"
             )
 
+    def _line(self, cell: Cell) -> list[Cell]:
+        """The cell and those above it, the outermost first."""
+        return [*(self._cells[above] for above in ancestors(cell.name)), cell]
+
     def _limit(self, name: str, file: str, value: str) -> None:
         try:
-            self._cgroups.write(name, file, value)
+            for line in value.splitlines():
+                self._cgroups.write(name, file, line)
         except OSError as e:
+            if e.errno in (errno.ENODEV, errno.EACCES, errno.ENOENT):
+                raise FailedPrecondition(
+                    f"cell.{file}: this node cannot set {value!a} ({e.strerror}); name what it has"
+                ) from e
             if e.errno not in (errno.EINVAL, errno.ERANGE):
                 raise
             raise InvalidArgument(f"cell.{file}: the kernel refuses {value!a} ({e})") from e
@@ -354,6 +416,11 @@ class Cells:
         Cancelled before the end, what was signalled ends all the same and the cells stay.
         """
         self._existing(name)
+        for cell in self._allocating:
+            if within(cell, name):
+                raise FailedPrecondition(
+                    f"{_title(cell)}: is being allocated; wait until it is there"
+                )
         subtree = self._subtree(name)
         with self._marked(name, subtree, grace):
             self._supervision.stop_all(subtree)
@@ -450,6 +517,11 @@ class Cells:
             raise PermissionDenied(f"cgroup {cgroup}: is no cell's")
         return there[-1]
 
+    def inner_ids(self, cell: str, uid: int, gid: int) -> tuple[int, int]:
+        """What the node's user and group IDs are in the cell."""
+        line = self._line(self._cells[cell])
+        return self._inits.inner(line, uid), self._inits.inner(line, gid)
+
     def list(self, inside: str | None = None) -> tuple[Node, ...]:
         """The cells inside of a cell, or all, as a forest by name.
 
@@ -459,7 +531,7 @@ class Cells:
             self._existing(inside)
         statuses: dict[str, list[Status]] = {}
         for process in self._processes:
-            cell = cell_of(process)
+            cell = _runs_in(process)
             if cell is not None and (inside is None or within(cell, inside)):
                 statuses.setdefault(cell, []).append(self._status(process.id))
         for wanted in self._supervision:
@@ -475,6 +547,7 @@ class Cells:
                 self._cells[name],
                 tuple(map(node, children.get(name, ()))),
                 tuple(statuses.get(name, ())),
+                self._inits.get(name),
             )
 
         nodes = tuple(map(node, children.get(inside, ())))
@@ -507,7 +580,10 @@ class Cells:
 
     def spawn_of(self, wanted: Wanted, output: Log) -> Spawn:
         spawn = _spawn(wanted.cell, wanted.executable, uid=wanted.uid, gid=wanted.gid)
-        if not _is_folder(spawn.cwd):
+        if wanted.cell != SYSTEM:
+            spawn = self._inits.inside(spawn, self._line(self._cells[wanted.cell]))
+        # In an isolated cell nobody but the process itself looks at files: they are the cell's own.
+        if not spawn.inside and not _is_folder(spawn.cwd):
             raise FailedPrecondition(
                 f"executable.working_directory: {spawn.cwd} is no folder on this node; make it "
                 "first"
@@ -565,7 +641,7 @@ class Cells:
 
     def changed(self, process: Process) -> None:
         self._supervision.process_changed(process.id)
-        if cell_of(process) is not None:
+        if _runs_in(process) is not None:
             self.announce(process.id)
 
     def gone(self, id_: str) -> None:
@@ -573,7 +649,7 @@ class Cells:
 
     def complete(self) -> None:
         self._supervision.look_at_all()
-        here = [process.id for process in self._processes if cell_of(process) is not None]
+        here = [process.id for process in self._processes if _runs_in(process) is not None]
         for id_ in {*here, *self._told}:
             self.announce(id_)
 
@@ -588,6 +664,10 @@ class Cells:
         for cell in (*ancestors(name), name):
             if self._freeing[cell]:
                 raise FailedPrecondition(f"{_title(cell)}: is being freed; wait until it is gone")
+            if cell in self._allocating:
+                raise FailedPrecondition(
+                    f"{_title(cell)}: is being allocated; wait until it is there"
+                )
 
     @contextmanager
     def _marked(self, name: str, cells: Sequence[str], grace: float) -> Iterator[None]:
@@ -651,6 +731,11 @@ def cell_of(process: Process) -> str | None:
     """The cell that a process was started in; None for what no cell holds."""
     cell: Any = process.meta.get("cell")
     return cell if isinstance(cell, str) else None
+
+
+def _runs_in(process: Process) -> str | None:
+    """The cell that a process is an executable of."""
+    return None if process.init else cell_of(process)
 
 
 def _spawn(cell: str, executable: Executable, *, uid: int, gid: int) -> Spawn:

@@ -4,18 +4,21 @@ Messages name the field as it stands in the proto, then the rule that it breaks.
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Final, Self
 
 from initd.errors import InvalidArgument
 from runtime import scope
 from runtime.cells.policy import Policy
+from runtime.cells.security import Profile, Security
 
 # The system's own cell, and what a caller in a cell sees that one called. No cell can have these
 # names: `_` is not a label's.
 SYSTEM: Final = "_system"
 SELF: Final = "_self"
+# What stands for an executable's name in the id and the leaf of a cell's init.
+INIT: Final = "_init"
 
 # A level of List is a message in the one above, and protobuf reads no more than 100 of those.
 MAX_LEVELS: Final = 64
@@ -29,6 +32,11 @@ MAX_GRACE: Final = 3600.0
 WEIGHTS: Final = (1, 10_000)
 PERIODS: Final = (1_000, 1_000_000)
 QUOTAS: Final = (1_000, (1 << 44) - 1)
+# include/linux/threads.h: PID_MAX_LIMIT. block/blk-throttle.c: rates are 64 bit.
+MAX_PIDS: Final = 1 << 22
+MAX_RATE: Final = (1 << 63) - 1
+# What the restricted profile sets where no other limit is given.
+RESTRICTED_PIDS: Final = "1024"
 # A list of CPUs names none above this (the kernel's largest NR_CPUS).
 MAX_CPU: Final = 8191
 
@@ -38,6 +46,7 @@ MAX_REQUEST: Final = 100_000
 
 _NOT_LABEL: Final = re.compile(r"[^a-zA-Z0-9-]")
 _EXECUTABLE: Final = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9._-]{0,62}")
+_DEVICE: Final = re.compile(r"[0-9]{1,4}:[0-9]{1,7}")
 _RANGE: Final = re.compile(r"([0-9]{1,5})(?:-([0-9]{1,5}))?")
 
 
@@ -106,6 +115,11 @@ def dependency(cell: str, name: str) -> str:
     if not below:
         return identity(cell, executable)
     return identity(below if cell == SYSTEM else f"{cell}/{below}", executable)
+
+
+def init_identity(cell: str) -> str:
+    """The id of the cell's init. No executable can have that name."""
+    return identity(cell, INIT)
 
 
 def title(cell: str, executable: str) -> str:
@@ -207,6 +221,76 @@ class Memory:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Pids:
+    """cgroup-v2.rst, "PID"."""
+
+    max: int | None = None
+
+    def check(self, where: str) -> None:
+        _bounded(self.max, f"{where}.max", 0, MAX_PIDS)
+
+    def files(self) -> dict[str, str]:
+        return {} if self.max is None else {"pids.max": str(self.max)}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class IoMax:
+    """A line of io.max: bytes and operations in a second."""
+
+    device: str
+    rbps: int | None = None
+    wbps: int | None = None
+    riops: int | None = None
+    wiops: int | None = None
+
+    def check(self, where: str) -> None:
+        if not _DEVICE.fullmatch(self.device):
+            raise InvalidArgument(
+                f"{where}.device: {self.device[:80]!a} is no device; write its numbers, such as 8:0"
+            )
+        for name, value in self._figures().items():
+            _bounded(value, f"{where}.{name}", 1, MAX_RATE)
+
+    def line(self) -> str:
+        figures = self._figures().items()
+        return " ".join((self.device, *(f"{name}={value}" for name, value in figures)))
+
+    def _figures(self) -> dict[str, int]:
+        return {
+            name: value
+            for name, value in asdict(self).items()
+            if name != "device" and value is not None
+        }
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Io:
+    """cgroup-v2.rst, "IO"."""
+
+    weight: int | None = None
+    max: tuple[IoMax, ...] = ()
+
+    def check(self, where: str) -> None:
+        _bounded(self.weight, f"{where}.weight", *WEIGHTS)
+        for number, limits in enumerate(self.max):
+            limits.check(f"{where}.max[{number}]")
+        devices = [limits.device for limits in self.max]
+        if len(set(devices)) < len(devices):
+            raise InvalidArgument(f"{where}.max: names a device twice; put its limits together")
+
+    def files(self) -> dict[str, str]:
+        """io.max takes one device at a time: its lines are written one by one."""
+        files = {} if self.weight is None else {"io.weight": f"default {self.weight}"}
+        if self.max:
+            files["io.max"] = "\n".join(limits.line() for limits in self.max)
+        return files
+
+    @classmethod
+    def from_json(cls, spec: Mapping[str, Any]) -> Self:
+        return cls(weight=spec["weight"], max=tuple(IoMax(**line) for line in spec["max"]))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Cell:
     """A cell as it was asked for. What is None was not given."""
 
@@ -214,19 +298,43 @@ class Cell:
     cpu: Cpu | None = None
     cpuset: Cpuset | None = None
     memory: Memory | None = None
+    pids: Pids | None = None
+    io: Io | None = None
+    isolate_process: bool = False
+    isolate_network: bool = False
+    security: Security | None = None
 
     def __post_init__(self) -> None:
         cell_name(self.name, "cell.name")
-        for where, limits in (("cpu", self.cpu), ("cpuset", self.cpuset), ("memory", self.memory)):
-            if limits is not None:
-                limits.check(f"cell.{where}")
+        for where, limits in self.limits():
+            limits.check(f"cell.{where}")
+        if self.security is not None:
+            self.security.check("cell.security", isolated=self.isolate_process)
+
+    def limits(self) -> Iterator[tuple[str, Cpu | Cpuset | Memory | Pids | Io]]:
+        """Those that were given, by the name of their field."""
+        for where in ("cpu", "cpuset", "memory", "pids", "io"):
+            if (limits := getattr(self, where)) is not None:
+                yield where, limits
+
+    @property
+    def restricted(self) -> bool:
+        return self.security is not None and self.security.profile is Profile.RESTRICTED
+
+    @property
+    def own_process(self) -> bool:
+        """Has it the namespaces of `isolate_process`?"""
+        return self.isolate_process or self.restricted
+
+    @property
+    def own_init(self) -> bool:
+        return self.own_process or self.isolate_network
 
     def files(self) -> dict[str, str]:
         """What to write where in the cell's cgroup, in this order."""
-        files: dict[str, str] = {}
-        for limits in (self.cpu, self.cpuset, self.memory):
-            if limits is not None:
-                files |= limits.files()
+        files: dict[str, str] = {"pids.max": RESTRICTED_PIDS} if self.restricted else {}
+        for _, limits in self.limits():
+            files |= limits.files()
         return files
 
     def to_json(self) -> dict[str, Any]:
@@ -240,6 +348,11 @@ class Cell:
             cpu=None if spec["cpu"] is None else Cpu(**spec["cpu"]),
             cpuset=None if spec["cpuset"] is None else Cpuset(**spec["cpuset"]),
             memory=None if spec["memory"] is None else Memory(**spec["memory"]),
+            pids=None if spec.get("pids") is None else Pids(**spec["pids"]),
+            io=None if spec.get("io") is None else Io.from_json(spec["io"]),
+            isolate_process=spec.get("isolate_process", False),
+            isolate_network=spec.get("isolate_network", False),
+            security=None if spec.get("security") is None else Security.from_json(spec["security"]),
         )
 
 

@@ -11,11 +11,11 @@ from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
 from grpc import aio
 
-from initd.errors import InvalidArgument, PermissionDenied, Unimplemented
+from initd.errors import InvalidArgument, PermissionDenied
 from initd.processes.model import Process
 from initd.processes.model import State as ProcessState
 from runtime import scope
-from runtime.cells import cells, model, sets
+from runtime.cells import cells, model, security, sets
 from runtime.cells.changes import Allocated, Change, Changed, Forgotten, Freed
 from runtime.cells.policy import Kind, Mode, Policy, Readiness, Restart
 from runtime.cells.sets import Entry, Outcome, Result, Start
@@ -58,6 +58,15 @@ OUTCOMES: Final = {
     Outcome.REFUSED: cells_pb2.APPLY_OUTCOME_REFUSED,
 }
 
+PROFILES: Final[Mapping[Any, security.Profile | None]] = {
+    cells_pb2.SECURITY_PROFILE_UNSPECIFIED: None,
+    cells_pb2.SECURITY_PROFILE_RESTRICTED: security.Profile.RESTRICTED,
+}
+SECCOMP: Final[Mapping[Any, security.Seccomp | None]] = {
+    cells_pb2.SECCOMP_PROFILE_UNSPECIFIED: None,
+    cells_pb2.SECCOMP_PROFILE_DEFAULT: security.Seccomp.DEFAULT,
+}
+
 BILLION: Final = 1_000_000_000
 
 
@@ -70,7 +79,7 @@ class CellService(cells_pb2_grpc.CellServiceServicer):
     ) -> cells_pb2.CellServiceAllocateResponse:
         if not request.HasField("cell"):
             raise InvalidArgument("cell: is missing; say what to allocate")
-        self._cells.allocate(scoped_cell(request.cell))
+        await self._cells.allocate(scoped_cell(request.cell))
         return cells_pb2.CellServiceAllocateResponse(cell_name=request.cell.name, cgroup_v2=True)
 
     async def Free(
@@ -86,8 +95,13 @@ class CellService(cells_pb2_grpc.CellServiceServicer):
         status = await self._cells.start(
             wanted.cell, wanted.executable, uid=wanted.uid, gid=wanted.gid
         )
-        pid = 0 if status.process is None else status.process.pid
-        return cells_pb2.CellServiceStartResponse(pid=pid, uid=status.uid, gid=status.gid)
+        process = status.process
+        return cells_pb2.CellServiceStartResponse(
+            pid=0 if process is None else process.pid,
+            uid=status.uid,
+            gid=status.gid,
+            ns_pid=0 if process is None else process.ns_pid,
+        )
 
     async def Stop(
         self, request: cells_pb2.CellServiceStopRequest, context: Context
@@ -206,43 +220,91 @@ def _given(message: Any, field: str) -> Any:
 
 
 def cell_from_proto(cell: cells_pb2.Cell) -> model.Cell:
-    for field in ("isolate_process", "isolate_network"):
-        if getattr(cell, field):
-            raise Unimplemented(f"cell.{field}: is not built yet; leave it out")
-    cpu, cpuset, memory = (_given(cell, field) for field in ("cpu", "cpuset", "memory"))
     return model.Cell(
         name=cell.name,
-        cpu=None
-        if cpu is None
-        else model.Cpu(
-            weight=_given(cpu, "weight"), max=_given(cpu, "max"), period=_given(cpu, "period")
-        ),
-        cpuset=None
-        if cpuset is None
-        else model.Cpuset(cpus=_given(cpuset, "cpus"), mems=_given(cpuset, "mems")),
-        memory=None
-        if memory is None
-        else model.Memory(
-            min=_given(memory, "min"),
-            low=_given(memory, "low"),
-            high=_given(memory, "high"),
-            max=_given(memory, "max"),
+        cpu=_controller(cell, "cpu", model.Cpu),
+        cpuset=_controller(cell, "cpuset", model.Cpuset),
+        memory=_controller(cell, "memory", model.Memory),
+        pids=_controller(cell, "pids", model.Pids),
+        io=_io_from_proto(cell.io) if cell.HasField("io") else None,
+        isolate_process=cell.isolate_process,
+        isolate_network=cell.isolate_network,
+        security=_security_from_proto(cell.security) if cell.HasField("security") else None,
+    )
+
+
+def _controller(cell: cells_pb2.Cell, field: str, kind: type[_T]) -> _T | None:
+    """A message of optional fields as the value that has the same."""
+    if not cell.HasField(field):  # type: ignore[arg-type]
+        return None
+    there = getattr(cell, field)
+    return kind(**{name: _given(there, name) for name in there.DESCRIPTOR.fields_by_name})
+
+
+def _io_from_proto(io: cells_pb2.IoController) -> model.Io:
+    rates = ("rbps", "wbps", "riops", "wiops")
+    return model.Io(
+        weight=_given(io, "weight"),
+        max=tuple(
+            model.IoMax(device=line.device, **{name: _given(line, name) for name in rates})
+            for line in io.max
         ),
     )
 
 
+def _security_from_proto(asked: cells_pb2.Security) -> security.Security:
+    return security.Security(
+        profile=_known(PROFILES, asked.profile, "cell.security.profile"),
+        user_namespace=asked.user_namespace,
+        read_only_root=asked.read_only_root,
+        private_tmp=asked.private_tmp,
+        private_dev=asked.private_dev,
+        no_new_privileges=asked.no_new_privileges,
+        drop_capabilities=asked.drop_capabilities,
+        keep_capabilities=tuple(asked.keep_capabilities),
+        seccomp=_known(SECCOMP, asked.seccomp, "cell.security.seccomp"),
+    )
+
+
 def cell_to_proto(cell: model.Cell) -> cells_pb2.Cell:
-    message = cells_pb2.Cell(name=cell.name)
-    for field, limits in (("cpu", cell.cpu), ("cpuset", cell.cpuset), ("memory", cell.memory)):
-        if limits is None:
-            continue
+    message = cells_pb2.Cell(
+        name=cell.name,
+        isolate_process=cell.isolate_process,
+        isolate_network=cell.isolate_network,
+    )
+    for field, limits in cell.limits():
         there = getattr(message, field)
         # A message without fields was given too.
         there.SetInParent()
         for name in limits.__slots__:
-            if (value := getattr(limits, name)) is not None:
+            value = getattr(limits, name)
+            if isinstance(value, tuple):
+                getattr(there, name).extend(map(_io_max_to_proto, value))
+            elif value is not None:
                 setattr(there, name, value)
+    if cell.security is not None:
+        message.security.CopyFrom(_security_to_proto(cell.security))
     return message
+
+
+def _io_max_to_proto(line: model.IoMax) -> cells_pb2.IoMax:
+    return cells_pb2.IoMax(
+        device=line.device, rbps=line.rbps, wbps=line.wbps, riops=line.riops, wiops=line.wiops
+    )
+
+
+def _security_to_proto(asked: security.Security) -> cells_pb2.Security:
+    return cells_pb2.Security(
+        profile=_number(PROFILES, asked.profile),
+        user_namespace=asked.user_namespace,
+        read_only_root=asked.read_only_root,
+        private_tmp=asked.private_tmp,
+        private_dev=asked.private_dev,
+        no_new_privileges=asked.no_new_privileges,
+        drop_capabilities=asked.drop_capabilities,
+        keep_capabilities=asked.keep_capabilities,
+        seccomp=_number(SECCOMP, asked.seccomp),
+    )
 
 
 def executable_from_proto(executable: cells_pb2.Executable) -> model.Executable:
@@ -342,6 +404,7 @@ def _node_to_proto(node: cells.Node) -> cells_pb2.CellGraphNode:
         cell=_cell_to_proto(node.cell),
         children=map(_node_to_proto, node.children),
         executables=map(_status_to_proto, node.executables),
+        init=None if node.init is None else _init_to_proto(node.init),
     )
 
 
@@ -352,6 +415,10 @@ def _cell_to_proto(cell: model.Cell | None) -> cells_pb2.Cell:
     message = cell_to_proto(cell)
     message.name = _shown(cell.name)
     return message
+
+
+def _init_to_proto(init: Process) -> cells_pb2.CellInit:
+    return cells_pb2.CellInit(pid=init.pid, ended=init.state is ProcessState.ENDED)
 
 
 def _shown(name: str) -> str:
@@ -410,6 +477,7 @@ def _status_to_proto(status: Status) -> cells_pb2.ExecutableStatus:
 
 def _add_process(message: cells_pb2.ExecutableStatus, process: Process) -> None:
     message.pid = process.pid
+    message.ns_pid = process.ns_pid
     message.started_at.CopyFrom(_timestamp(process.started))
     message.status_text = process.status
     if process.state is ProcessState.ENDED:

@@ -57,16 +57,16 @@ async def apply(cells: Cells, entries: Iterable[Entry]) -> list[Result]:
 async def _apply(cells: Cells, entry: Entry) -> Result:
     try:
         one = entry.value()
-        made = _allocate(cells, one) if isinstance(one, Cell) else await _start(cells, one)
+        made = await _allocate(cells, one) if isinstance(one, Cell) else await _start(cells, one)
     except (AuraedError, OSError) as e:
         return Result(name=entry.name, outcome=Outcome.REFUSED, error=e)
     return Result(name=entry.name, outcome=Outcome.MADE if made else Outcome.UNCHANGED)
 
 
-def _allocate(cells: Cells, cell: Cell) -> bool:
+async def _allocate(cells: Cells, cell: Cell) -> bool:
     there = cells.cell(cell.name)
     if there is None:
-        cells.allocate(cell)
+        await cells.allocate(cell)
         return True
     if there != cell:
         raise AlreadyExists(f"cell {cell.name}: is allocated otherwise; free it first")

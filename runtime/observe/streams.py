@@ -72,7 +72,9 @@ class Streams:
         found = [
             process
             for process in self._processes
-            if process.pid == pid and (within is None or _within(process, within))
+            if process.pid == pid
+            and not process.init
+            and (within is None or _within(process, within))
         ]
         if not found:
             raise NotFound(f"process {pid}: is no executable's first process; see List")

@@ -48,7 +48,8 @@ class Callers:
         except PermissionDenied:
             return None
         if cell is not None:
-            identity = (peer.uid, peer.gid) if peer.uid else None
+            uid, gid = self._cells.inner_ids(cell, peer.uid, peer.gid)
+            identity = (uid, gid) if uid else None
             scope = Scope(cell=cell, identity=identity)
             return Caller(scope=scope, tenant=f"cell {cell.partition('/')[0]}")
         trusted = peer.uid in (0, os.geteuid())

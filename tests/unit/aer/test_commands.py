@@ -272,7 +272,7 @@ def test_a_node_that_goes_down_is_asked_what_it_waits_for(
 
 
 def test_a_program_reads_the_protos_field_names(aer: Aer) -> None:
-    wanted = {"pid": 812, "uid": 1000, "gid": 100}
+    wanted = {"pid": 812, "uid": 1000, "gid": 100, "ns_pid": 0}
     words = ("cell", "start", "web", "sleeper", "x")
     assert json.loads(aer(*words, "-o", "json").out) == wanted
     assert json.loads(aer("--output", "json", *words).out) == wanted

@@ -32,7 +32,8 @@ class FolderCgroups(Cgroups):
 
     def processes(self, path: str) -> Iterator[int]:
         procs = self.root / path / "cgroup.procs"
-        sessions = set(map(int, procs.read_text().split())) if procs.exists() else set()
+        # An init writes 0, itself; and 0 is every session that begins outside of a container.
+        sessions = set(map(int, procs.read_text().split())) - {0} if procs.exists() else set()
         for entry in Path("/proc").iterdir():
             if entry.name.isdigit():
                 with suppress(ProcessLookupError, FileNotFoundError):
@@ -172,6 +173,7 @@ class Owner:
             task.cancel()
 
     def close(self) -> None:
+        self.processes.close()
         self.processes.kill_all()
         self.until(lambda: not list(self.processes.living()))
         for process in self.processes.list():

@@ -4,7 +4,6 @@ import signal
 import threading
 from collections.abc import Callable
 from contextlib import ExitStack
-from functools import partial
 from typing import Any
 
 import grpc
@@ -89,6 +88,28 @@ def test_a_cell_needs_its_ancestors_and_a_free_name(node: Node) -> None:
         ({"name": "x", "cpuset": {"cpus": "9"}}, "cell.cpuset.cpus", "9 is not on this node"),
         ({"name": "x", "cpuset": {"mems": "1"}}, "cell.cpuset.mems", "1 is not on this node"),
         ({"name": "x", "memory": {"max": -1}}, "cell.memory.max", "negative"),
+        ({"name": "x", "pids": {"max": -1}}, "cell.pids.max", "below 0"),
+        ({"name": "x", "pids": {"max": 1 << 23}}, "cell.pids.max", "above 4194304"),
+        ({"name": "x", "io": {"weight": 0}}, "cell.io.weight", "below 1"),
+        ({"name": "x", "io": {"max": [{"device": "sda"}]}}, "cell.io.max[0].device", "8:0"),
+        ({"name": "x", "io": {"max": [{"device": "8:0", "rbps": 0}]}}, "cell.io.max[0].rbps", "1"),
+        ({"name": "x", "io": {"max": [{"device": "8:0"}] * 2}}, "cell.io.max", "twice"),
+        ({"name": "x", "security": {"seccomp": 9}}, "cell.security.seccomp", "9"),
+        ({"name": "x", "security": {"profile": 9}}, "cell.security.profile", "9"),
+        (
+            {"name": "x", "security": {"keep_capabilities": ["NET_RAW"]}},
+            "cell.security.keep_capabilities",
+            "CAP_NET_BIND_SERVICE",
+        ),
+        (
+            {"name": "x", "security": {"profile": 1, "keep_capabilities": ["CAP_KILL"]}},
+            "cell.security.keep_capabilities",
+            "restricted",
+        ),
+        *(
+            ({"name": "x", "security": {field: True}}, f"cell.security.{field}", "isolate_process")
+            for field in ("user_namespace", "read_only_root", "private_tmp", "private_dev")
+        ),
     ],
 )
 def test_a_bad_cell_is_refused_by_field_and_rule_and_leaves_nothing(
@@ -102,12 +123,32 @@ def test_a_bad_cell_is_refused_by_field_and_rule_and_leaves_nothing(
     assert sorted(node.cgroups.rglob("*")) == before
 
 
-def test_isolation_is_refused_not_ignored(node: Node) -> None:
-    for field in ("isolate_process", "isolate_network"):
-        code, message = refused(partial(node.allocate, "iso", **{field: True}))
-        assert code is StatusCode.UNIMPLEMENTED
-        assert field in message
-    assert not (node.cgroups / "iso").exists()
+def test_pids_and_io_limits_are_files_of_the_cell(node: Node) -> None:
+    lines = [cells_pb2.IoMax(device="8:0", rbps=5, wiops=7), cells_pb2.IoMax(device="8:16", wbps=1)]
+    io = cells_pb2.IoController(weight=30, max=lines)
+    security = cells_pb2.Security(no_new_privileges=True, keep_capabilities=["CAP_KILL"])
+    asked: dict[str, Any] = {
+        "pids": cells_pb2.PidsController(max=0),
+        "io": io,
+        "security": security,
+    }
+    node.allocate("io", **asked)
+    folder = node.cgroups / "io"
+    assert (folder / "pids.max").read_text() == "0"
+    assert (folder / "io.weight").read_text() == "default 30"
+    # The kernel takes a device at a time; a plain file keeps the last.
+    assert (folder / "io.max").read_text() == "8:16 wbps=1"
+    assert node.list()["io"].cell == cells_pb2.Cell(name="io", **asked)
+    node.free("io")
+
+
+def test_what_runs_in_a_cell_without_privileges_gets_none(node: Node) -> None:
+    node.allocate("low", security=cells_pb2.Security(no_new_privileges=True))
+    node.allocate("low/er")
+    for cell in ("low", "low/er"):
+        node.start(cell, "look", "grep -q 'NoNewPrivs:.1' /proc/self/status")
+        assert node.wait(cell, "look").exit_code == 0
+    node.free("low")
 
 
 def test_a_cell_gets_no_cpu_that_the_cell_above_lacks(node: Node) -> None:

@@ -1,5 +1,6 @@
 """The API is killed half way, or finds its cgroups otherwise than it left them."""
 
+import asyncio
 import os
 import signal
 import time
@@ -156,6 +157,10 @@ def test_a_process_that_was_moved_out_of_its_leaf_is_ended_all_the_same(node: No
     node.free("moved")
 
 
+def allocate(cells: Cells, cell: Cell) -> None:
+    asyncio.run(cells.allocate(cell))
+
+
 def test_there_are_as_many_cells_as_the_node_takes_and_half_of_them_for_callers_in_one(
     tmp_path: Path,
 ) -> None:
@@ -168,16 +173,16 @@ def test_there_are_as_many_cells_as_the_node_takes_and_half_of_them_for_callers_
         most=6,
     )
     cells.recover()
-    cells.allocate(Cell(name="tenant"))
+    allocate(cells, Cell(name="tenant"))
     with entered(Scope(cell="tenant")):
         for number in (1, 2):
-            cells.allocate(Cell(name=f"tenant/c{number}"))
+            allocate(cells, Cell(name=f"tenant/c{number}"))
         message = "^cell c3: a cell of this node takes 3 cells and has as many; free some first$"
         with pytest.raises(ResourceExhausted, match=message):
-            cells.allocate(Cell(name="tenant/c3"))
+            allocate(cells, Cell(name="tenant/c3"))
     for number in (3, 4, 5):
-        cells.allocate(Cell(name=f"c{number}"))
+        allocate(cells, Cell(name=f"c{number}"))
     message = "^cell c6: this node takes 6 cells and has as many; free some first$"
     with pytest.raises(ResourceExhausted, match=message):
-        cells.allocate(Cell(name="c6"))
+        allocate(cells, Cell(name="c6"))
     assert not (tmp_path / "cgroup/aurae/c6").exists()

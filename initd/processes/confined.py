@@ -1,0 +1,99 @@
+"""From the fork to execve(2): how a process gets into the namespaces of a cell, and loses what it
+may not do. Its steps concern itself only, so PID 1 waits for none of them: what goes wrong is on
+the process's own stderr, and its exit code is 127 or 126, as a shell's.
+"""
+
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Final, NamedTuple, NoReturn
+
+from initd.boot.plan import describe
+from initd.linux import capability, namespace, prctl, seccomp, spawn
+from initd.linux.namespace import Namespace
+from initd.processes.inits import is_apart
+from initd.processes.model import Spawn
+
+_STDERR: Final = 2
+_NOT_FOUND: Final = 127
+_NOT_EXECUTABLE: Final = 126
+
+
+class Entry(NamedTuple):
+    """`gate` gives end of file once the process lies in its leaf. `inside` is a pidfd of the init
+    whose namespaces it enters, or -1; `users`: it has a user namespace of its own; `mounts`: it has
+    a mount namespace of its own."""
+
+    spawn: Spawn
+    fds: Mapping[int, int]
+    gate: int
+    inside: int = -1
+    users: bool = False
+    mounts: bool = False
+
+
+@contextmanager
+def begun(spawn_: Spawn, fds: Mapping[int, int], init: int | None) -> Iterator[int]:
+    """The pid of a new process, which waits until the end of the block. `init` is that whose
+    namespaces it enters. OSError."""
+    with ExitStack() as opened:
+        gate, release = os.pipe2(os.O_CLOEXEC)
+        opened.callback(os.close, gate)
+        opened.callback(os.close, release)
+        inside = None
+        if init is not None:
+            inside = os.pidfd_open(init)
+            opened.callback(os.close, inside)
+        entry = Entry(
+            spawn_,
+            fds,
+            gate,
+            inside=-1 if inside is None else inside,
+            users=init is not None and is_apart(init, "user"),
+            mounts=init is not None and is_apart(init, "mnt"),
+        )
+        yield spawn.in_child(lambda: run(entry), inside=inside)
+
+
+def run(entry: Entry) -> NoReturn:
+    """In a child of `spawn.in_child`."""
+    wanted = entry.spawn
+    try:
+        os.setsid()
+        gate, inside = spawn.take(entry.fds, entry.gate, entry.inside)
+        os.read(gate, 1)
+        Path("/proc/self/oom_score_adj").write_text("0")
+        if entry.mounts and not entry.users:
+            # Root there is root of the node, and file systems are mounted here and there.
+            seccomp.confine(seccomp.remounts(os.uname().machine))
+        _enter(inside, users=entry.users)
+        _confine(wanted)
+        spawn.become(wanted.argv[0], wanted.argv, wanted.env, cwd=wanted.cwd)
+    except Exception as error:  # There is nobody else to tell.
+        os.write(_STDERR, f"cannot execute: {describe(error)}\n".encode())
+        os._exit(_NOT_FOUND if isinstance(error, FileNotFoundError) else _NOT_EXECUTABLE)
+
+
+def _enter(inside: int, *, users: bool) -> None:
+    if inside < 0:
+        return
+    kinds = Namespace.MOUNT | Namespace.CGROUP | Namespace.UTS | Namespace.IPC
+    namespace.enter(inside, kinds | Namespace.NETWORK)
+    if users:
+        # Afterwards we are no root of the node any more, and could not enter the others.
+        namespace.enter(inside, Namespace.USER)
+
+
+def _confine(wanted: Spawn) -> None:
+    """Each step needs what the later ones take away."""
+    limits = wanted.confinement
+    if limits.seccomp:
+        seccomp.confine(seccomp.profile(os.uname().machine))
+    if limits.capabilities is not None:
+        capability.keep_in_bounding_set(frozenset(limits.capabilities))
+    os.setgroups(())
+    os.setresgid(wanted.gid, wanted.gid, wanted.gid)
+    os.setresuid(wanted.uid, wanted.uid, wanted.uid)
+    if limits.no_new_privileges:
+        prctl.set_no_new_privileges()
