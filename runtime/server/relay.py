@@ -17,6 +17,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
 
+from initd.errors import AuraedError
 from runtime.server.callers import Caller, Callers
 from runtime.server.peers import Peer
 
@@ -127,12 +128,13 @@ class Relay:
                 return
             try:
                 self._begin(client)
-            except OSError as e:
+            except (AuraedError, OSError) as e:
                 log.debug("a caller on the Unix socket: %s", e)
                 client.close()
 
     def _begin(self, client: socket.socket) -> None:
-        """Raises OSError: the caller has gone, or gRPC takes no more."""
+        """Raises OSError: the caller has gone, or gRPC takes no more; AuraedError: nobody can tell now
+        who it is."""
         client.setblocking(False)
         caller = self._callers.caller(self._find(client))
         if caller is None or not self._room(caller.tenant):

@@ -49,6 +49,32 @@ def test_a_program_in_a_cell_makes_cells_in_it_to_any_depth(machine: Machine) ->
         assert not [n for n in forest(machine.api) if n.cell.name.startswith("deep/")]
 
 
+def test_an_isolated_cell_has_the_api_and_what_it_makes_lives_inside(machine: Machine) -> None:
+    restricted = pb.Security(profile=pb.SECURITY_PROFILE_RESTRICTED)
+    script = """
+aer() { python3 -m aer "$@"; }
+aer cell allocate in && aer cell start in who 'cat /proc/sys/kernel/hostname; id -u'
+aer cell wait in who && aer logs in/who
+aer cell allocate own --isolate-process && aer cell start own who 'cat /proc/sys/kernel/hostname'
+aer cell wait own who && aer logs own/who
+"""
+    with machine.cell(
+        "boxed", isolate_process=True, isolate_network=True, security=restricted
+    ) as boxed:
+        said = boxed.run(script)
+        assert said.stderr == "", said
+        lines = said.stdout.splitlines()
+        # Root of the box, and no more: the node knows it by another number.
+        assert [line for line in lines if ": " not in line] == ["boxed", "0", "own"], said
+        (inside,) = [n for n in forest(machine.api) if n.cell.name == "boxed/in"]
+        assert inside.executables[0].uid == 0
+        # The folder was given to the cell, not the file: a new runtime is heard there.
+        kill_runtime(machine)
+        listed = boxed.read("python3 -m aer cell list -o json")
+        assert '"_self"' in listed
+        assert "boxed" not in listed
+
+
 def test_a_cell_sees_and_touches_nothing_outside(machine: Machine) -> None:
     with machine.cell("tenant") as tenant, machine.cell("other") as other:
         victim = other.start("victim", "exec sleep 1000")
