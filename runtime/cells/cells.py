@@ -170,12 +170,13 @@ class Cells:
                     delay = min(2 * delay, RETRY[1])
             self._release(subtree)
         self._unfinished = {}
-        for name in self._half_made:
+        while self._half_made:
             # Its init lives, and its namespaces are good for nothing.
+            name = self._half_made[0]
             await self._unmake(name)
             self._specs.drop(name)
+            self._half_made.remove(name)
             log.warning("cell %s: was half-made, removed", name)
-        self._half_made = []
         for process in self._processes:
             cell = cell_of(process)
             if cell not in (None, SYSTEM) and cell not in self._cells:
@@ -668,6 +669,8 @@ class Cells:
                 raise FailedPrecondition(
                     f"{_title(cell)}: is being allocated; wait until it is there"
                 )
+            if cell in self._half_made:
+                raise Unavailable(f"{_title(cell)}: what was half made of it goes; try again")
 
     @contextmanager
     def _marked(self, name: str, cells: Sequence[str], grace: float) -> Iterator[None]:

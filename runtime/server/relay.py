@@ -133,8 +133,8 @@ class Relay:
                 client.close()
 
     def _begin(self, client: socket.socket) -> None:
-        """Raises OSError: the caller has gone, or gRPC takes no more; AuraedError: nobody can tell now
-        who it is."""
+        """Raises OSError: the caller has gone, or gRPC takes no more; AuraedError: who it is cannot
+        be told now."""
         client.setblocking(False)
         caller = self._callers.caller(self._find(client))
         if caller is None or not self._room(caller.tenant):

@@ -155,6 +155,7 @@ class Caller:
 
     def __init__(self, machine: Machine, number: int) -> None:
         self.cell = f"load-{number}"
+        self.isolated = number % 2 == 1
         self.unavailable = 0
         self.rounds = 0
         self._channel = machine.connect()
@@ -185,9 +186,8 @@ class Caller:
         name: dict[str, Any] = {"cell_name": self.cell}
         there = grpc.StatusCode.ALREADY_EXISTS
         gone = grpc.StatusCode.NOT_FOUND
-        self.call(
-            cells.Allocate, pb.CellServiceAllocateRequest(cell=pb.Cell(name=self.cell)), there
-        )
+        cell = pb.Cell(name=self.cell, isolate_process=self.isolated)
+        self.call(cells.Allocate, pb.CellServiceAllocateRequest(cell=cell), there)
         for executable in (
             pb.Executable(name="ends", command=f"echo said; exit {code}"),
             pb.Executable(name="stays", command="exec sleep 1000"),
