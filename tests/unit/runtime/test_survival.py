@@ -41,11 +41,11 @@ def test_a_free_that_was_begun_is_finished_by_the_next_run(folder: Path) -> None
             for name in ("web", "web/api", "other"):
                 before.allocate(name)
             deaf = "trap '' TERM; echo > deaf; while :; do sleep 0.05; done"
-            before.start("web/api", "deaf", deaf, working_directory=str(folder))
+            pid = before.start("web/api", "deaf", deaf, working_directory=str(folder))
             before.start("web", "meek", "exec sleep 1000")
             before.start("other", "meek", "exec sleep 1000")
             nodes.appears(folder / "deaf")
-            request = cells_pb2.CellServiceFreeRequest(cell_name="web", grace=Duration(seconds=2))
+            request = cells_pb2.CellServiceFreeRequest(cell_name="web", grace=Duration(seconds=600))
             freeing = before.cells.Free.future(request, timeout=DEADLINE)
             nodes.appears(folder / "cells/web.freeing")
             process.kill()
@@ -59,6 +59,7 @@ def test_a_free_that_was_begun_is_finished_by_the_next_run(folder: Path) -> None
                 StatusCode.FAILED_PRECONDITION,
                 "cell web: is being freed; wait until it is gone",
             )
+            os.kill(pid, signal.SIGKILL)
             until(lambda: "web" not in after.list(), "web is freed")
             assert set(after.list()) == {"other"}
             assert {path.name for path in (folder / "cells").iterdir()} == {"other.json"}
