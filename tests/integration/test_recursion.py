@@ -81,7 +81,7 @@ def test_a_cell_sees_and_touches_nothing_outside(machine: Machine) -> None:
         for line, answer in (
             ("cell free other", "cell other: does not exist"),
             (f"observe subprocess --pid {victim.pid}", "is no executable's first process"),
-            ("node shutdown poweroff", "is not for callers in a cell"),
+            ("node poweroff", "is not for callers in a cell"),
             ("observe daemon-log", "is not for callers in a cell"),
         ):
             done = tenant.run(f"python3 -m aer {line}")

@@ -71,7 +71,9 @@ def test_a_free_that_was_begun_is_finished_by_the_next_run(folder: Path) -> None
 
 def test_a_free_whose_caller_leaves_leaves_no_note(node: Node) -> None:
     node.allocate("left")
-    node.start("left", "deaf", "trap '' TERM; while :; do sleep 0.05; done")
+    deaf = "trap '' TERM; echo > left-deaf; while :; do sleep 0.05; done"
+    node.start("left", "deaf", deaf, working_directory=str(node.folder))
+    nodes.appears(node.folder / "left-deaf")
     request = cells_pb2.CellServiceFreeRequest(cell_name="left", grace=Duration(seconds=600))
     refused(lambda: node.cells.Free(request, timeout=0.2))
     until(lambda: not (node.folder / "cells/left.freeing").exists(), "the note is gone")
