@@ -241,7 +241,10 @@ def test_a_boot_with_a_full_run_and_no_console_serves(
     assert machine.system.run("echo x > /run/x && cat /run/x").stdout != "x\n"
     with machine.cell("c") as cell:
         assert cell.read("echo fine") == "fine\n"
-    machine.poweroff()
+    machine.qemu.expect_end()
+    mode = node_pb2.SHUTDOWN_MODE_POWEROFF
+    machine.api.node.Shutdown(node_pb2.ShutdownRequest(mode=mode))
+    machine.wait_for_end()
 
 
 @pytest.mark.parametrize("name", ["kernel.panic_on_oops", "kernel.panic"])

@@ -50,7 +50,7 @@ def test_pid_1_is_replaced_and_no_line_exit_or_descriptor_is_lost(machine: Machi
         for number in range(COUNTERS):
             cell.start(
                 f"counter-{number}",
-                f"n=0; while [ ! -e {done} ]; do n=$((n+1)); echo $n; usleep 100000; done; "
+                f"n=0; while [ ! -e {done} ]; do n=$((n+1)); echo $n; usleep {COUNTERS * 12500}; done; "
                 f"echo last $n; exit {number}",
             )
         during = descriptors(machine)

@@ -45,12 +45,12 @@ def test_a_runtime_that_hangs_is_replaced_and_a_pid_1_that_hangs_ends_in_a_reset
 def test_a_power_button_that_is_plugged_in_later_works_and_the_end_disarms_the_watchdog(
     boot: Boot,
 ) -> None:
-    machine = boot(devices=("i6300esb", "pcie-root-port,id=port,chassis=1,slot=1"))
+    machine = boot(devices=("i6300esb", "pcie-root-port,id=dock,chassis=1,slot=1"))
     machine.console.wait_for("watchdog: /dev/watchdog0 resets", SECONDS)
     watched = "ls -l /proc/1/fd | grep -c /dev/input/"
     before = int(machine.system.run(watched).stdout)
     machine.qemu.monitor.execute(
-        "device_add", {"driver": "virtio-keyboard-pci", "id": "keyboard", "bus": "port"}
+        "device_add", {"driver": "virtio-keyboard-pci", "id": "keyboard", "bus": "dock"}
     )
     machine.system.read(f"while [ $({watched}) -le {before} ]; do sleep 0.2; done")
     machine.qemu.expect_end()
