@@ -47,6 +47,14 @@ class EndingState:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ReportState:
+    """What a cell's init that is not ready yet reports on, and its first user ID on the node."""
+
+    connection: Descriptor
+    users: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class OwnedState:
     """A process. `kill_at` counts while a kill is `pending`. `said` is its newest status."""
 
@@ -59,6 +67,7 @@ class OwnedState:
     log_open: bool
     said: str
     ending: EndingState | None = None
+    report: ReportState | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -12,13 +12,16 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from initd.linux import namespace, prctl, spawn
 from initd.loop import Loop, Timer
 from initd.processes import cell_init
 from initd.processes.cgroups import Cgroups
 from initd.processes.model import USERS, Isolation
+
+if TYPE_CHECKING:
+    from initd.handover.model import ReportState
 
 # Seconds that an init has to get ready.
 PATIENCE: Final = 60.0
@@ -47,6 +50,15 @@ class Report:
         self._pid, self._users = pid, users
         self._loop.watch(self._connection.fileno(), self._hear)
         self._timer = self._loop.later(PATIENCE, lambda: self._end(f"not ready in {PATIENCE:g} s"))
+
+    def save(self) -> "ReportState | None":
+        """None: nothing more will be told."""
+        from initd.handover.model import Descriptor, ReportState
+
+        if self._connection.fileno() < 0:
+            return None
+        connection = Descriptor(self._connection.fileno())
+        return ReportState(connection=connection, users=self._users)
 
     def close(self) -> None:
         """Once more does no harm."""

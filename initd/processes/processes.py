@@ -4,6 +4,7 @@ import errno
 import functools
 import os
 import signal
+import socket
 import time
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack, suppress
@@ -167,8 +168,7 @@ class Processes:
             undo.pop_all()
         process = replace(_process(spawn, serial, pid, started), state=State.STARTING, init=True)
         owned = _Owned(process, folder, (), log_open=False)
-        owned.report = inits.Report(self._loop, connection, lambda e: self._reported(owned, e))
-        owned.report.watch(pid, isolation.users)
+        self._hear(owned, connection, isolation.users)
         if former is not None:
             self._drop(former)
         self._own(owned)
@@ -192,6 +192,14 @@ class Processes:
         if not owned.process.init:
             raise FailedPrecondition(f"process {id}: is no init: name one")
         return owned.process
+
+    def _hear(self, owned: _Owned, connection: socket.socket, users: int) -> None:
+        """An init's report, until it is ready."""
+        from initd.processes import inits
+
+        report = inits.Report(self._loop, connection, lambda e: self._reported(owned, e))
+        report.watch(owned.process.pid, users)
+        owned.report = report
 
     def _reported(self, owned: _Owned, error: str) -> None:
         if owned.process.state is not State.STARTING:
@@ -302,6 +310,9 @@ class Processes:
                 self._children.add(item.process.pid, functools.partial(self._first_ended, owned))
                 if item.pending:
                     self._kill_at(owned, item.kill_at)
+                if item.report is not None:
+                    connection = socket.socket(fileno=item.report.connection)
+                    self._hear(owned, connection, item.report.users)
         self._ended = {id_: self._owned[id_] for id_ in state.ended}
 
     def close(self) -> None:
@@ -548,6 +559,7 @@ def _save(owned: _Owned) -> "OwnedState":
         log_open=owned.log_open,
         said=owned.said,
         ending=ending and EndingState(code=ending.code, signal=ending.signal),
+        report=None if owned.report is None else owned.report.save(),
     )
 
 

@@ -50,8 +50,8 @@ def test_pid_1_is_replaced_and_no_line_exit_or_descriptor_is_lost(machine: Machi
         for number in range(COUNTERS):
             cell.start(
                 f"counter-{number}",
-                f"n=0; while [ ! -e {done} ]; do n=$((n+1)); echo $n; usleep {COUNTERS * 12500}; done; "
-                f"echo last $n; exit {number}",
+                f"n=0; while [ ! -e {done} ]; do n=$((n+1)); echo $n; "
+                f"usleep {COUNTERS * 12500}; done; echo last $n; exit {number}",
             )
         during = descriptors(machine)
         pauses = []
@@ -96,6 +96,16 @@ def test_a_stop_under_way_goes_on_over_a_reload(machine: Machine) -> None:
         reload(machine)
         stopping.result(timeout=SECONDS)
         assert cell.status("stubborn").signal == 9
+
+
+def test_isolated_cells_go_on_and_new_ones_are_made(machine: Machine) -> None:
+    with machine.cell("apart", isolate_process=True) as cell:
+        cell.start("sleeps", "exec sleep 1000")
+        reload(machine)
+        assert cell.status("sleeps").state == pb.EXECUTABLE_STATE_RUNNING
+        assert cell.read("cat /proc/sys/kernel/hostname") == "apart\n"
+        with machine.cell("apart/below", isolate_process=True) as below:
+            assert below.read("hostname") == "below\n"
 
 
 def test_services_are_looked_after_as_before(machine: Machine) -> None:

@@ -25,6 +25,7 @@ from initd.handover.model import (
     OwnedState,
     ProcessesState,
     PumpState,
+    ReportState,
     ServiceState,
     State,
     StreamState,
@@ -95,6 +96,7 @@ FULL = State(
                 log_open=True,
                 said="half way",
                 ending=EndingState(code=None, signal=9),
+                report=ReportState(connection=Descriptor(22), users=65536),
             ),
         ),
         ended=("web:server",),
@@ -124,7 +126,7 @@ def test_a_state_comes_back_as_it_was() -> None:
 
 def test_every_descriptor_of_a_state_is_found() -> None:
     found = sorted(set(codec.descriptors(FULL)))
-    assert found == [20, 21, 30, 31, 40, 41, 42, 43, 50, 51, 60, 70]
+    assert found == [20, 21, 22, 30, 31, 40, 41, 42, 43, 50, 51, 60, 70]
 
 
 @pytest.mark.parametrize(
