@@ -1,7 +1,6 @@
 """The time of day, from the battery-backed clock where the kernel has not read it."""
 
 import time
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
@@ -18,6 +17,9 @@ def set_clock() -> str:
     if time.time() > floor and Path("/sys/class/rtc/rtc0/hctosys").exists():
         return "set by the kernel"
     if _RTC.exists():
+        # Seldom needed, and larger than all the rest here.
+        from datetime import UTC, datetime
+
         seconds = datetime(*clock.read_rtc(str(_RTC)), tzinfo=UTC).timestamp()
         if seconds > max(floor, time.time()):
             clock.set_system(seconds)
