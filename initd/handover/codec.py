@@ -1,9 +1,8 @@
 """The one border of the state: values to JSON and back, by the types of their fields."""
 
-import dataclasses
 import json
 import types
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from enum import Enum
 from typing import Any, Final, TypeVar, Union, get_args, get_origin, get_type_hints
 
@@ -17,7 +16,23 @@ class StateError(Exception):
 
 
 def encode(state: State) -> bytes:
-    return json.dumps(dataclasses.asdict(state), separators=(",", ":")).encode()
+    return json.dumps(_plain(state), separators=(",", ":")).encode()
+
+
+def _plain(value: Any) -> Any:
+    """What JSON has no type for, as what it has."""
+    if _is_object(type(value)):
+        return {name: _plain(item) for name, item in value._asdict().items()}
+    if isinstance(value, Mapping):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    return value
+
+
+def _is_object(kind: Any) -> bool:
+    """Whether it is a class of the model."""
+    return isinstance(kind, type) and issubclass(kind, tuple) and hasattr(kind, "_fields")
 
 
 def decode(data: bytes) -> State:
@@ -46,7 +61,7 @@ def _descriptors(value: Any, hint: Any) -> Iterator[int]:
         return
     if hint is Descriptor:
         yield value
-    elif dataclasses.is_dataclass(value):
+    elif _is_object(type(value)):
         yield from descriptors(value)
     elif isinstance(value, tuple):
         for item in value:
@@ -79,8 +94,8 @@ def _value(value: Any, hint: Any, where: str) -> Any:
     origin = get_origin(hint)
     if origin is not None:
         return _container(value, origin, get_args(hint), where)
-    if dataclasses.is_dataclass(hint):
-        return _object(value, hint, where)  # type: ignore[arg-type]
+    if _is_object(hint):
+        return _object(value, hint, where)
     if isinstance(hint, type) and issubclass(hint, Enum):
         return _enum(value, hint, where)
     wanted = int if hint is Descriptor else hint

@@ -5,8 +5,7 @@ them all. A field that is added needs a default if states without it are to be r
 another word are seconds of CLOCK_MONOTONIC, which goes on over exec(2).
 """
 
-from dataclasses import dataclass, field
-from typing import Final, NewType
+from typing import Final, NamedTuple, NewType
 
 from initd.processes.model import Process, StepReport
 
@@ -17,12 +16,11 @@ FORMAT: Final = 1
 Descriptor = NewType("Descriptor", int)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class StreamState:
+class StreamState(NamedTuple):
     """A log stream (initd/logs/stream.py) amid its files."""
 
-    data: Descriptor
-    index: Descriptor
+    data_file: Descriptor
+    index_file: Descriptor
     start: int
     size: int
     lost_lines: int
@@ -30,32 +28,28 @@ class StreamState:
     index_start: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PumpState:
+class PumpState(NamedTuple):
     """A stream and the pipe it is filled from, if anything may still come."""
 
     pipe: Descriptor | None
     stream: StreamState
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class EndingState:
+class EndingState(NamedTuple):
     """How a first process ended whose leaf is not empty yet."""
 
     code: int | None
     signal: int | None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ReportState:
+class ReportState(NamedTuple):
     """What a cell's init that is not ready yet reports on, and its first user ID on the node."""
 
     connection: Descriptor
     users: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class OwnedState:
+class OwnedState(NamedTuple):
     """A process. `kill_at` counts while a kill is `pending`. `said` is its newest status."""
 
     process: Process
@@ -70,8 +64,7 @@ class OwnedState:
     report: ReportState | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ProcessesState:
+class ProcessesState(NamedTuple):
     """The process owner's table. `ended` has ids, the one that ended first in front."""
 
     serial: int
@@ -79,8 +72,7 @@ class ProcessesState:
     ended: tuple[str, ...]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ServiceState:
+class ServiceState(NamedTuple):
     """A service that runs on; `due` is when one that does not is started again. `partial` is the
     beginning of a line for the console, a character a byte."""
 
@@ -96,8 +88,7 @@ class ServiceState:
     partial: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ControlState:
+class ControlState(NamedTuple):
     """The control socket. `owed` is the connection that waits for the answer to `reload`."""
 
     listener: Descriptor
@@ -106,8 +97,7 @@ class ControlState:
     owed: int | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LoadingState:
+class LoadingState(NamedTuple):
     """A copy of PID 1 that loads drivers."""
 
     pid: int
@@ -115,8 +105,7 @@ class LoadingState:
     pipe: Descriptor
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class HardwareState:
+class HardwareState(NamedTuple):
     """Devices that were heard of. `due` is when all drivers are looked at, if they were not yet."""
 
     listener: Descriptor | None
@@ -126,16 +115,14 @@ class HardwareState:
     loading: LoadingState | None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class WatchdogState:
+class WatchdogState(NamedTuple):
     """The watchdog that must be fed `every` so many seconds."""
 
     device: Descriptor
     every: float
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class State:
+class State(NamedTuple):
     """All that PID 1 knows. `began` is when it stopped to listen."""
 
     version: str
@@ -146,7 +133,7 @@ class State:
     processes: ProcessesState
     control: ControlState | None
     hardware: HardwareState
+    buttons: dict[str, Descriptor]
     notify: Descriptor | None = None
-    buttons: dict[str, Descriptor] = field(default_factory=dict)
     watchdog: WatchdogState | None = None
     format: int = FORMAT

@@ -51,15 +51,15 @@ class Stream:
         stream.start, stream.size = state.start, state.size
         stream._lost_lines, stream._entries = state.lost_lines, state.entries
         stream._index_start = state.index_start
-        stream._data, stream._index = state.data, state.index
+        stream._data, stream._index = state.data_file, state.index_file
         return stream
 
     def save(self) -> "StreamState":
         from initd.handover.model import Descriptor, StreamState
 
         return StreamState(
-            data=Descriptor(self._data),
-            index=Descriptor(self._index),
+            data_file=Descriptor(self._data),
+            index_file=Descriptor(self._index),
             start=self.start,
             size=self.size,
             lost_lines=self._lost_lines,

@@ -10,7 +10,6 @@ import os
 import socket
 from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -126,7 +125,7 @@ class Inits:
                 fds.append(os.pidfd_open(outer))
                 opened.callback(os.close, fds[-1])
             shared_users = outer is not None and is_apart(outer, "user")
-            request = {"isolation": asdict(isolation), "shared_users": shared_users}
+            request = {"isolation": isolation._asdict(), "shared_users": shared_users}
             self._ask(json.dumps(request).encode(), fds)
         return _begun(ours), ours
 

@@ -4,9 +4,11 @@ The same values go over the control socket as JSON; see docs/architecture.md and
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any, Final
+from types import MappingProxyType
+from typing import Any, Final, NamedTuple
+
+NOTHING: Final[Mapping[str, Any]] = MappingProxyType({})
 
 
 class State(StrEnum):
@@ -59,8 +61,7 @@ class How(StrEnum):
     KEXEC = "kexec"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Isolation:
+class Isolation(NamedTuple):
     """The namespaces that an init makes and keeps, and what is mounted there.
 
     `cgroup`, a path below the cgroup root, is what its cgroup namespace begins at. Without
@@ -82,8 +83,7 @@ class Isolation:
 USERS: Final = 65536
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Confinement:
+class Confinement(NamedTuple):
     """What a process may not do, whatever its user ID. `capabilities` are those kept; None: all."""
 
     no_new_privileges: bool = False
@@ -91,8 +91,7 @@ class Confinement:
     seccomp: bool = False
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Spawn:
+class Spawn(NamedTuple):
     """A process to make. `cgroup` is its leaf, a path below the cgroup root.
 
     With `isolation` it is an init: a copy of PID 1 that executes nothing. `inside` is the id of an
@@ -102,19 +101,18 @@ class Spawn:
     id: str
     argv: tuple[str, ...]
     cgroup: str
-    env: Mapping[str, str] = field(default_factory=dict)
+    env: Mapping[str, str] = NOTHING
     cwd: str = "/"
     uid: int = 0
     gid: int = 0
-    meta: Mapping[str, Any] = field(default_factory=dict)
+    meta: Mapping[str, Any] = NOTHING
     log: Log = Log.OWN
     inside: str = ""
     isolation: Isolation | None = None
     confinement: Confinement = Confinement()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Process:
+class Process(NamedTuple):
     """A process that runs or has ended. Times are nanoseconds since the epoch.
 
     `log` is the serial number of the process that its log began with. `revision` counts the changes
@@ -138,15 +136,14 @@ class Process:
     ended: int | None = None
     code: int | None = None
     signal: int | None = None
-    meta: Mapping[str, Any] = field(default_factory=dict)
+    meta: Mapping[str, Any] = NOTHING
     init: bool = False
     inside: str = ""
     ns_pid: int = 0
     error: str = ""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class StepReport:
+class StepReport(NamedTuple):
     """A step of the boot plan that was run: how long it took, and what went wrong or ""."""
 
     name: str
@@ -154,8 +151,7 @@ class StepReport:
     error: str = ""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ServiceReport:
+class ServiceReport(NamedTuple):
     """A supervised service; `pid` is null while it waits to be started again."""
 
     name: str
@@ -164,16 +160,14 @@ class ServiceReport:
     starts: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Reloaded:
+class Reloaded(NamedTuple):
     """The answer to `reload`, by the new program: its version, and seconds without PID 1."""
 
     version: str
     pause: float
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Status:
+class Status(NamedTuple):
     """The answer to `status`."""
 
     version: str

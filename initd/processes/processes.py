@@ -8,7 +8,6 @@ import socket
 import time
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack, suppress
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -140,7 +139,7 @@ class Processes:
             undo.pop_all()
         process = _process(spawn, serial, pid, started)
         if continued is not None:
-            process = replace(process, log=continued.process.log)
+            process = process._replace(log=continued.process.log)
             self._ended.pop(spawn.id, None)
         elif former is not None:
             self._drop(former)
@@ -166,7 +165,7 @@ class Processes:
                 isolation, spawn.cgroup, outer=outer.pid if outer else None
             )
             undo.pop_all()
-        process = replace(_process(spawn, serial, pid, started), state=State.STARTING, init=True)
+        process = _process(spawn, serial, pid, started)._replace(state=State.STARTING, init=True)
         owned = _Owned(process, folder, (), log_open=False)
         self._hear(owned, connection, isolation.users)
         if former is not None:
@@ -205,10 +204,10 @@ class Processes:
         if owned.process.state is not State.STARTING:
             return
         if error:
-            owned.process = replace(owned.process, error=error)
+            owned.process = owned.process._replace(error=error)
             self._kill(owned)
         else:
-            self._set(owned, replace(owned.process, state=State.RUNNING))
+            self._set(owned, owned.process._replace(state=State.RUNNING))
 
     def signal(self, id: str, number: int) -> None:  # noqa: A002
         """To the first process only."""
@@ -227,7 +226,7 @@ class Processes:
         if message.status is not None:
             owned.said = message.status
         if message.ready and not owned.process.ready:
-            self._set(owned, replace(owned.process, ready=True, status=owned.said))
+            self._set(owned, owned.process._replace(ready=True, status=owned.said))
         elif owned.said != owned.process.status and owned.saying is None:
             # Who chats must not keep those busy who listen to changes.
             owned.saying = self._loop.later(_SAY, lambda: self._say(owned))
@@ -243,7 +242,7 @@ class Processes:
         if owned.process.state is State.ENDED or owned.ending is not None:
             return owned.process
         if owned.process.state in (State.STARTING, State.RUNNING):
-            self._set(owned, replace(owned.process, state=State.STOPPING))
+            self._set(owned, owned.process._replace(state=State.STOPPING))
             # An init waits for those inside, who are told themselves.
             if owned.process.init and not self._inside(owned):
                 grace = 0
@@ -444,8 +443,7 @@ class Processes:
             if not owned.log_open:
                 pump.stream.finish()
         code, number = owned.ending
-        ended = replace(
-            owned.process,
+        ended = owned.process._replace(
             state=State.ENDED,
             ended=time.time_ns(),
             code=code,
@@ -501,7 +499,7 @@ class Processes:
     def _say(self, owned: _Owned) -> None:
         owned.saying = None
         if owned.said != owned.process.status and owned.process.state is not State.ENDED:
-            self._set(owned, replace(owned.process, status=owned.said))
+            self._set(owned, owned.process._replace(status=owned.said))
 
     def _speaker(self, pid: int) -> _Owned | None:
         try:
@@ -516,7 +514,7 @@ class Processes:
         return None
 
     def _set(self, owned: _Owned, process: Process) -> None:
-        owned.process = replace(process, revision=owned.process.revision + 1)
+        owned.process = process._replace(revision=owned.process.revision + 1)
         self._on_change(owned.process)
 
     def _find(self, id: str) -> _Owned:  # noqa: A002
@@ -548,7 +546,7 @@ def _save(owned: _Owned) -> "OwnedState":
     process = owned.process
     if process.state is State.STARTING:
         # It ends when it finds that nobody hears it any more.
-        process = replace(process, error="PID 1 was replaced meanwhile; try again")
+        process = process._replace(error="PID 1 was replaced meanwhile; try again")
     return OwnedState(
         process=process,
         folder=str(owned.folder),

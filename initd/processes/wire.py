@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, fields
 from pathlib import PurePosixPath
 from typing import Any, Final
 
@@ -103,8 +102,8 @@ def spawn_to_object(spawn: Spawn) -> Object:
         "meta": dict(spawn.meta),
         "log": spawn.log.value,
         "inside": spawn.inside,
-        "isolation": None if spawn.isolation is None else asdict(spawn.isolation),
-        "confinement": asdict(spawn.confinement),
+        "isolation": None if spawn.isolation is None else spawn.isolation._asdict(),
+        "confinement": spawn.confinement._asdict(),
     }
 
 
@@ -149,7 +148,7 @@ def spawn_from_object(message: Object) -> Spawn:
 def _isolation(value: object) -> Isolation | None:
     if value is None:
         return None
-    given = _fields("isolation", value, Isolation)
+    given = _fields("isolation", value, Isolation._fields)
     hostname = _text("isolation.hostname", given.pop("hostname", ""))
     if not 0 < len(hostname) <= HOST_NAME_MAX:
         raise errors.InvalidArgument(f"isolation.hostname: must have 1 to {HOST_NAME_MAX} bytes")
@@ -162,7 +161,7 @@ def _isolation(value: object) -> Isolation | None:
 
 
 def _confinement(value: object) -> Confinement:
-    given = _fields("confinement", value, Confinement)
+    given = _fields("confinement", value, Confinement._fields)
     kept = given.pop("capabilities", None)
     if kept is not None:
         if not isinstance(kept, list):
@@ -175,11 +174,11 @@ def _confinement(value: object) -> Confinement:
     return Confinement(capabilities=kept, **flags)
 
 
-def _fields(where: str, value: object, kind: type) -> Object:
+def _fields(where: str, value: object, known: tuple[str, ...]) -> Object:
     """A copy of the object, which has no field that `kind` has not."""
     if not isinstance(value, dict):
         raise errors.InvalidArgument(f"{where}: must be an object")
-    if unknown := value.keys() - {field.name for field in fields(kind)}:
+    if unknown := value.keys() - set(known):
         raise errors.InvalidArgument(f"{where}.{min(unknown)}: unknown")
     return dict(value)
 

@@ -8,7 +8,7 @@ import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
@@ -110,6 +110,8 @@ class Cells:
         self._changes = Changes()
         # What watchers know, while there are any.
         self._told: dict[str, Status] = {}
+        # Cells of which nothing is left but what PID 1 remembers of their processes.
+        self._going: set[str] = set()
         processes.listen(self)
         self._cells: dict[str, Cell] = {}
         self._freeing: Counter[str] = Counter()
@@ -477,13 +479,17 @@ class Cells:
             return
         await self._remove_cgroup(name)
         self._specs.remove(name)
-        del self._cells[name]
+        self._going.add(name)
         self._starting.pop(name, None)
         self.on_removed(name)
         self._supervision.drop_cell(name)
         for process in self._processes:
             if cell_of(process) == name:
                 await self._processes.forget(process)
+        # Last: who sees that it is gone may allocate it again.
+        self._going.discard(name)
+        if self._cells.pop(name, None) is None:
+            return
         for id_ in [id_ for id_ in self._told if _split(id_)[0] == name]:
             del self._told[id_]
         self._changes.publish(time.time_ns(), Freed(name))
@@ -590,8 +596,8 @@ class Cells:
                 "first"
             )
         if wanted.executable.policy.readiness.kind is Kind.NOTIFY:
-            spawn = replace(spawn, env={**spawn.env, "NOTIFY_SOCKET": str(self._notify)})
-        return replace(spawn, log=output)
+            spawn = spawn._replace(env={**spawn.env, "NOTIFY_SOCKET": str(self._notify)})
+        return spawn._replace(log=output)
 
     def is_ready(self, id_: str) -> bool:
         process = self._processes.get(id_)
@@ -619,7 +625,7 @@ class Cells:
             self._changes.publish(time.time_ns(), Changed(cell, status))
 
     def _known(self, cell: str) -> bool:
-        return cell == SYSTEM or cell in self._cells
+        return cell == SYSTEM or (cell in self._cells and cell not in self._going)
 
     async def watch(
         self, inside: str | None = None

@@ -7,7 +7,6 @@ What the runtime has to know besides is in its `meta`: the cell, and the first o
 import asyncio
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import replace
 from typing import Final
 
 from initd.errors import FailedPrecondition, InvalidArgument, ResourceExhausted, Unavailable
@@ -90,8 +89,7 @@ class Inits:
                 f"uid, gid: the cell's user namespace has 0 to {USERS - 1}, not "
                 f"{max(spawn.uid, spawn.gid)}"
             )
-        return replace(
-            spawn,
+        return spawn._replace(
             inside="" if init is None else init.id,
             confinement=security.confinement(limits),
         )

@@ -123,6 +123,7 @@ class Owner:
             services=(),
             processes=self.processes.save(),
             control=self.control.save(),
+            buttons={},
             notify=Descriptor(self.notify.descriptor),
             hardware=HardwareState(
                 listener=None, waiting=(), look_again=False, due=None, loading=None

@@ -7,7 +7,6 @@ and prints what became of them.
 import json
 import sys
 import time
-from dataclasses import asdict
 from pathlib import Path
 
 from initd.handover import program
@@ -57,7 +56,9 @@ def main() -> None:
     later = owner.processes.spawn(sh("later", "exit 1"), {})
     owner.until_ended("later")
     result = {
-        "processes": [asdict(process) for process in owner.processes.list()],
+        "processes": [
+            {**process._asdict(), "meta": dict(process.meta)} for process in owner.processes.list()
+        ],
         "descriptors": len(list(Path("/proc/self/fd").iterdir())),
         "serial": later.serial,
         "ended": sum(p.state is State.ENDED for p in owner.processes.list()),

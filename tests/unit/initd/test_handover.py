@@ -1,6 +1,5 @@
 """PID 1's program is replaced; nothing that it owns notices."""
 
-import dataclasses
 import json
 import os
 import signal
@@ -41,8 +40,8 @@ from tests.unit.initd import successor
 from tests.unit.initd.owner import Owner
 
 _STREAM = StreamState(
-    data=Descriptor(20),
-    index=Descriptor(21),
+    data_file=Descriptor(20),
+    index_file=Descriptor(21),
     start=4096,
     size=5000,
     lost_lines=3,
@@ -148,7 +147,7 @@ def test_every_descriptor_of_a_state_is_found() -> None:
 def test_a_state_that_cannot_be_taken_over_is_refused_by_field(
     change: dict[str, Any], rule: str
 ) -> None:
-    value = {**dataclasses.asdict(FULL), **change}
+    value = {**json.loads(codec.encode(FULL)), **change}
     with pytest.raises(StateError, match=rule):
         codec.decode(json.dumps(value).encode())
 
@@ -188,13 +187,12 @@ def test_a_program_says_whether_it_can_take_over(capfd: pytest.CaptureFixture[st
 def test_without_a_next_program_nothing_has_changed(tmp_path: Path) -> None:
     read, write = os.pipe()
     before = set(Path("/proc/self/fd").iterdir())
-    state = dataclasses.replace(
-        FULL,
+    state = FULL._replace(
         log=None,
         services=(),
         processes=ProcessesState(serial=0, owned=(), ended=()),
         control=None,
-        hardware=dataclasses.replace(FULL.hardware, listener=Descriptor(read), loading=None),
+        hardware=FULL.hardware._replace(listener=Descriptor(read), loading=None),
         notify=None,
         buttons={},
         watchdog=None,
