@@ -39,7 +39,11 @@ def measure(machine: Machine, runs: int) -> list[Measurement]:
                     method=f"{runs}x, {REMOTE}",
                 )
             )
-    for name, title in (("crun", "crun run, to its end"), ("vfork", "C vfork+exec, to its end")):
+    for name, title in (
+        ("crun", "crun run, to its end"),
+        ("unshare", "unshare -mpiuC --fork and exec, to its end"),
+        ("vfork", "C vfork+exec, to its end"),
+    ):
         found.append(
             Measurement(
                 name=f"{title}, median",
@@ -62,6 +66,21 @@ def measure(machine: Machine, runs: int) -> list[Measurement]:
             value=median(latencies["Start to Wait"]) / crun,
             unit="ratio",
             method="the same, with the executable (true) run to its end",
+        ),
+        Measurement(
+            name="Allocate and Start of an isolated cell over unshare",
+            value=median(
+                [
+                    allocate + start
+                    for allocate, start in zip(
+                        latencies["Allocate, isolated"], latencies["Start, isolated"], strict=True
+                    )
+                ]
+            )
+            / median(peers["unshare"]),
+            unit="ratio",
+            bar=3.0,
+            method="medians of the same run: both calls over unshare -mpiuC --fork and true",
         ),
         _throughput(machine),
         *_reload(machine),
@@ -114,12 +133,18 @@ def _round(machine: Machine, cell: str) -> dict[str, float]:
         cell_name=cell, executable_name="sleeper", grace=five_seconds
     )
     free = cells.CellServiceFreeRequest(cell_name=cell)
-    return {
+    taken = {
         "Allocate": _timed(lambda: api.Allocate(allocate)),
         "Start": _timed(lambda: api.Start(start)),
         "Stop": _timed(lambda: api.Stop(stop)),
         "Start to Wait": _timed(start_to_wait),
         "Free": _timed(lambda: api.Free(free)),
+    }
+    allocate.cell.isolate_process = True
+    return taken | {
+        "Allocate, isolated": _timed(lambda: api.Allocate(allocate)),
+        "Start, isolated": _timed(lambda: api.Start(start)),
+        "Free, isolated": _timed(lambda: api.Free(free)),
     }
 
 

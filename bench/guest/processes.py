@@ -52,9 +52,12 @@ busybox = str(PEERS / "usr/bin/busybox")
 crun = [str(PEERS / "usr/bin/crun"), "--cgroup-manager=cgroupfs", "run"]
 crun += ["--bundle", str(BUNDLE)]
 timed([*crun, "warm-up"], ENVIRONMENT)
+unshare = [str(PEERS / "usr/bin/unshare"), "-mpiuC", "--fork", busybox, "true"]
+timed(unshare, ENVIRONMENT)
 print(
     json.dumps(
         {
+            "unshare": [timed(unshare, ENVIRONMENT) for _ in range(RUNS)],
             "crun": [timed([*crun, f"bench-{n}"], ENVIRONMENT) for n in range(RUNS)],
             "vfork": [timed([busybox, "true"], {}) for n in range(RUNS)],
         }

@@ -378,6 +378,32 @@ def test_a_cell_within_a_restricted_one_gets_nothing_back(machine: Machine) -> N
         assert set(isolated.read("ls /run/aurae").split()) == set(NODE_FILES)
 
 
+# Says whom the API takes it for, and has a cell made and an executable run by it.
+CALL: Final = """
+import sys, grpc
+from aurae.cells.v0 import cells_pb2 as pb, cells_pb2_grpc
+
+cells = cells_pb2_grpc.CellServiceStub(grpc.insecure_channel("unix:/run/aurae/aurae.sock"))
+print([node.cell.name for node in cells.List(pb.CellServiceListRequest()).cells])
+cells.Allocate(pb.CellServiceAllocateRequest(cell=pb.Cell(name="in", isolate_process=True)))
+command = "id -u; grep -E NoNew /proc/self/status"
+wanted = pb.Executable(name="look", command=command)
+answer = cells.Start(pb.CellServiceStartRequest(cell_name="in", executable=wanted))
+wait = pb.CellServiceWaitRequest(cell_name="in", executable_name="look")
+print(answer.uid, cells.Wait(wait).status.exit_code)
+"""
+
+
+@pytest.mark.parametrize("uid", [0, 7])
+def test_a_restricted_tenant_has_the_api_of_its_cell(machine: Machine, uid: int) -> None:
+    with machine.cell("tenant", security=RESTRICTED) as tenant:
+        said = tenant.run('exec python3 -c "$1"', CALL, uid=uid, gid=uid)
+        assert (said.stdout.splitlines(), said.stderr) == (["['_self']", f"{uid} 0"], "")
+        inner = Cell(machine.api, "tenant/in")
+        assert inner.lines("look")["stdout"] == [f"{uid}", "NoNewPrivs:\t1"]
+        assert own(inner, tenant) == KINDS
+
+
 def test_a_port_below_1024_can_be_had_in_a_user_and_network_namespace(machine: Machine) -> None:
     with machine.cell("port", security=RESTRICTED, isolate_network=True) as cell:
         said = cell.run('exec python3 -IS -c "$1"', TALK, uid=7, gid=7)

@@ -160,6 +160,24 @@ REQUESTS = [
         observe.GetSubProcessStreamRequest,
         'executable_name: "sleeper" batch: true',
     ),
+    (
+        "cell allocate t --isolate-process --pids-max 9 --io-weight 7 --io-max 8:0,rbps=1M,wiops=3",
+        cells.CellServiceAllocateRequest,
+        """cell { name: "t" isolate_process: true pids { max: 9 }
+        io { weight: 7 max { device: "8:0" rbps: 1048576 wiops: 3 } } }""",
+    ),
+    (
+        "cell allocate t --profile restricted --isolate-network",
+        cells.CellServiceAllocateRequest,
+        """cell { name: "t" isolate_network: true
+        security { profile: SECURITY_PROFILE_RESTRICTED } }""",
+    ),
+    (
+        "cell allocate t --no-new-privileges --keep-capability CAP_KILL --seccomp default",
+        cells.CellServiceAllocateRequest,
+        """cell { name: "t" security { no_new_privileges: true
+        keep_capabilities: "CAP_KILL" seccomp: SECCOMP_PROFILE_DEFAULT } }""",
+    ),
     ("discovery discover", discovery.DiscoverRequest, ""),
     ("health check", health_pb2.HealthCheckRequest, ""),
     (

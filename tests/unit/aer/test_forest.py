@@ -69,6 +69,24 @@ def test_the_tree() -> None:
     assert drawn(forest_of_cells()) == TREE
 
 
+def test_what_was_asked_for_stands_beside_the_cell() -> None:
+    security = {"profile": 1, "private_tmp": True, "keep_capabilities": ["CAP_KILL"], "seccomp": 1}
+    asked = {
+        "name": "t",
+        "isolate_process": True,
+        "pids": {"max": 0},
+        "io": {"weight": 5, "max": [{"device": "8:0", "rbps": 1 << 20, "wiops": 3}]},
+        "security": security,
+    }
+    line = (
+        "t/ pids.max=0 io.weight=5 io.max=8:0,rbps=1M,wiops=3 isolated processes "
+        "profile=restricted private_tmp keep_capabilities=CAP_KILL seccomp=default"
+    )
+    for init, said in (({"pid": 7}, "init=7"), ({"pid": 7, "ended": True}, "init=ended")):
+        node = cells.CellGraphNode(cell=asked, init=init)
+        assert drawn([node]).splitlines()[1].split() == f"{line} {said}".split()
+
+
 def test_a_terminal_without_unicode_gets_a_tree_too() -> None:
     assert drawn(forest_of_cells(), "ascii").isascii()
     assert "|  `- v1/" in drawn(forest_of_cells(), "ascii")
