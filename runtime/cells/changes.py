@@ -4,8 +4,7 @@ import asyncio
 from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 from initd.errors import ResourceExhausted
 from runtime.cells.model import Cell, within
@@ -15,28 +14,24 @@ from runtime.cells.status import Status
 BEHIND: Final = 4096
 
 
-@dataclass(frozen=True, slots=True)
-class Allocated:
+class Allocated(NamedTuple):
     cell: Cell
 
 
-@dataclass(frozen=True, slots=True)
-class Freed:
+class Freed(NamedTuple):
     """The cell is gone, with all that was in it."""
 
     cell: str
 
 
-@dataclass(frozen=True, slots=True)
-class Changed:
+class Changed(NamedTuple):
     """An executable has another status."""
 
     cell: str
     status: Status
 
 
-@dataclass(frozen=True, slots=True)
-class Forgotten:
+class Forgotten(NamedTuple):
     """An executable is not listed any more, though its cell is there."""
 
     cell: str

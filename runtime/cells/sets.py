@@ -1,8 +1,8 @@
 """A set of cells and executables, made as a whole: what is there already stays as it is."""
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from enum import StrEnum
+from typing import NamedTuple
 
 from initd.errors import AlreadyExists, AuraedError
 from runtime.cells.cells import Cells
@@ -18,8 +18,7 @@ class Outcome(StrEnum):
     REFUSED = "refused"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Start:
+class Start(NamedTuple):
     """An executable to start, and where. `cell` None: the system's own."""
 
     cell: str | None
@@ -32,8 +31,7 @@ class Start:
         return f"{self.cell or SYSTEM}/{self.executable.name}"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Result:
+class Result(NamedTuple):
     """An entry of a set, by its name, and what became of it. `error` is set with REFUSED."""
 
     name: str
@@ -41,8 +39,7 @@ class Result:
     error: AuraedError | OSError | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Entry:
+class Entry(NamedTuple):
     """One of a set: how it is called, and what makes it a value or raises what is wrong with it."""
 
     name: str

@@ -1,6 +1,6 @@
 """How an executable stands, as List, Wait and Watch tell it."""
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from initd.processes.model import Process
 from initd.processes.model import State as ProcessState
@@ -9,8 +9,7 @@ from runtime.cells.model import Executable
 from runtime.cells.wanted import Exit, State, Wanted
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Status:
+class Status(NamedTuple):
     """An executable that is wanted, runs or has ended. Times are nanoseconds since the epoch."""
 
     executable: Executable

@@ -2,10 +2,9 @@
 
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Final, Self
+from typing import Final, NamedTuple, Self
 
 from initd.logs.model import HEADER, Entry, Header, entry_at, index_path, read_entries, read_header
 
@@ -17,8 +16,7 @@ CHUNK: Final = 64 * 1024
 ENTRIES: Final = 256
 
 
-@dataclass(frozen=True, slots=True)
-class Lines:
+class Lines(NamedTuple):
     """Lines that were written at one time, without their newlines; a long one in pieces.
 
     Together, and not one by one: a hundred thousand lines are a hundred such values.
@@ -30,15 +28,13 @@ class Lines:
     """Nanoseconds since the epoch."""
 
 
-@dataclass(frozen=True, slots=True)
-class Lost:
+class Lost(NamedTuple):
     """So many lines are missing here: they were punched out before they were read."""
 
     lines: int
 
 
-@dataclass(frozen=True, slots=True)
-class Read:
+class Read(NamedTuple):
     """What one turn of reading gave.
 
     `end`: nothing more will ever come. `empty`: nothing was there; without it and without items,

@@ -2,8 +2,7 @@
 
 import os
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
-from typing import ClassVar, Final
+from typing import Final, NamedTuple
 
 from initd.errors import PermissionDenied
 from runtime.cells.cells import Cells
@@ -13,13 +12,13 @@ from runtime.server.peers import Peer
 
 PEOPLE: Final = "/person/"
 
+# Tenants that are no cell.
+ROOT: Final = "root"
+STRANGERS: Final = "users outside of cells"
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Caller:
+
+class Caller(NamedTuple):
     """Somebody who was let in."""
-
-    ROOT: ClassVar = "root"
-    STRANGERS: ClassVar = "users outside of cells"
 
     scope: Scope
     tenant: str
@@ -53,7 +52,7 @@ class Callers:
             scope = Scope(cell=cell, identity=identity)
             return Caller(scope=scope, tenant=f"cell {cell.partition('/')[0]}")
         trusted = peer.uid in (0, os.geteuid())
-        return Caller(scope=NODE, tenant=Caller.ROOT if trusted else Caller.STRANGERS)
+        return Caller(scope=NODE, tenant=ROOT if trusted else STRANGERS)
 
     def enter(self, address: str, caller: Caller) -> None:
         """From now on calls from `address`, as gRPC writes it, are this caller's."""
@@ -73,7 +72,7 @@ class Callers:
         caller = self._local.get(peer)
         if caller is None:
             raise PermissionDenied("caller: did not come by the API's own socket; use that")
-        if caller.tenant == Caller.STRANGERS:
+        if caller.tenant == STRANGERS:
             raise PermissionDenied(
                 "caller: is neither root nor in a cell; call as root, or over TCP with an SVID"
             )

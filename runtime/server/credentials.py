@@ -1,8 +1,7 @@
 """What the node proves itself with, and whom it trusts: read before anything listens."""
 
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 from runtime.identity.names import first_certificate, uris
 from runtime.identity.spiffe import SpiffeId
@@ -21,8 +20,7 @@ class Unusable(Exception):
     """A credential is missing or unusable. The message names it and the remedy."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Credentials:
+class Credentials(NamedTuple):
     """Each is well formed. Whether they are usable together says `runtime.server.verification`."""
 
     folder: Path

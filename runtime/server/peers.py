@@ -7,9 +7,8 @@ import signal
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 from initd.linux import peer
 
@@ -21,8 +20,7 @@ _PID: Final = re.compile(r"^Pid:\t(-?\d+)$", re.MULTILINE)
 _CGROUP: Final = re.compile(r"^0::(/.*)$", re.MULTILINE)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Peer:
+class Peer(NamedTuple):
     """The process that connected. What others do with the connection later, it answers for."""
 
     pid: int

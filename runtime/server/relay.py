@@ -8,7 +8,7 @@ known to be this caller's: gRPC gives it as the call's peer. See docs/decisions/
 import asyncio
 import errno
 import logging
-import secrets
+import os
 import socket
 from collections import Counter
 from collections.abc import Callable
@@ -18,6 +18,7 @@ from types import TracebackType
 from typing import Final, Self
 
 from initd.errors import AuraedError
+from runtime.server import callers
 from runtime.server.callers import Caller, Callers
 from runtime.server.peers import Peer
 
@@ -144,7 +145,7 @@ class Relay:
         try:
             inner.setblocking(False)
             # In the abstract namespace: nothing to remove. No other caller can have this address.
-            name = f"aurae-{secrets.token_hex(16)}"
+            name = f"aurae-{os.urandom(16).hex()}"
             inner.bind(f"\0{name}")
             inner.connect(self._target)
         except BaseException:
@@ -170,8 +171,8 @@ class Relay:
             self._empty.set()
 
     def _room(self, tenant: str) -> bool:
-        most = STRANGERS if tenant == Caller.STRANGERS else CONNECTIONS
-        if tenant == Caller.ROOT or self._counts[tenant] < most:
+        most = STRANGERS if tenant == callers.STRANGERS else CONNECTIONS
+        if tenant == callers.ROOT or self._counts[tenant] < most:
             return True
         if tenant not in self._full:
             self._full.add(tenant)

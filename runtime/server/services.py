@@ -1,8 +1,7 @@
 """Every service of the API, once: registration, health and reflection follow this table."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from aurae.cells.v0 import cells_pb2_grpc
 from aurae.discovery.v0 import discovery_pb2_grpc
@@ -20,8 +19,7 @@ from runtime.processes import Processes
 from runtime.server.health import Health
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Parts:
+class Parts(NamedTuple):
     """What services are made of."""
 
     version: str
@@ -31,8 +29,7 @@ class Parts:
     health: Health
 
 
-@dataclass(frozen=True, slots=True)
-class Service:
+class Service(NamedTuple):
     """A service by its full name, how its servicer is made, and how that is registered."""
 
     name: str

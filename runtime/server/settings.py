@@ -1,16 +1,14 @@
 """Where things are, and what the kernel's command line says."""
 
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final, Self
+from typing import Final, NamedTuple, Self
 
 CREDENTIALS: Final = Path("/run/credentials/@system")
 SET: Final = "aurae.cells.json"
 LISTEN: Final = "[::]:8080"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Settings:
+class Settings(NamedTuple):
     """The defaults are those of a machine."""
 
     listen: str = LISTEN
@@ -21,7 +19,7 @@ class Settings:
     run: Path = Path("/run/aurae")
     sets: tuple[Path, ...] = (CREDENTIALS / SET, Path("/etc/aurae/cells.json"))
     """Where a set of cells and executables may be that is applied at boot; the first counts."""
-    initd: Path = field(default=Path("/run/aurae/initd.sock"))
+    initd: Path = Path("/run/aurae/initd.sock")
 
     @property
     def socket(self) -> Path:

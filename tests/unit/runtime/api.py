@@ -4,7 +4,6 @@ import json
 import os
 import socket
 import sys
-from dataclasses import replace
 from pathlib import Path
 
 from runtime.__main__ import GRPC
@@ -24,7 +23,7 @@ def main(folder: Path, listen: str) -> None:
         """The true one, with what the test says of it: a JSON object in `FOLDER/caller`."""
         said = folder / "caller"
         told = json.loads(said.read_text()) if said.exists() else {"cgroup": "/"}
-        return replace(peers.find(connection), **told)
+        return peers.find(connection)._replace(**told)
 
     settings = Settings(
         listen=listen,
