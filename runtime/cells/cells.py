@@ -153,6 +153,7 @@ class Cells:
         }
         for name in self._unfinished:
             self._freeing.update(self._subtree(name))
+        self._supervision.stop_all(list(self._freeing))
 
     async def settle(self) -> None:
         """After `recover`, once PID 1 is heard: free what was being freed, and forget what ended in
@@ -653,7 +654,7 @@ class Cells:
         self.announce(id_)
 
     def complete(self) -> None:
-        self._supervision.look_at_all()
+        self._supervision.look_at_all(self._freeing)
         here = [process.id for process in self._processes if _runs_in(process) is not None]
         for id_ in {*here, *self._told}:
             self.announce(id_)

@@ -113,12 +113,16 @@ class Supervision:
             else:
                 self._files.remove(wanted)
 
-    def look_at_all(self) -> None:
-        """After PID 1 was away, or a runtime before this one: anything may have happened."""
+    def look_at_all(self, ending: Collection[str]) -> None:
+        """After PID 1 was away, or a runtime before this one: anything may have happened.
+
+        What runs in cells that are `ending` is ended by whoever frees them."""
         for unit in list(self._units.values()):
             self._look(unit.wanted.id)
             run = unit.wanted.run(self._processes.get(unit.wanted.id))
             if unit.wanted.stopped and run is not None and run.state is RUNNING:
+                if unit.wanted.cell in ending:
+                    continue
                 # A Stop was accepted that never reached it.
                 self._processes.end(run.id, DEFAULT_GRACE)
 

@@ -6,6 +6,7 @@ from typing import Any, Final
 
 import grpc
 from aurae.cells.v0 import cells_pb2 as pb
+from aurae.node.v0 import node_pb2
 from google.protobuf.duration_pb2 import Duration
 
 from image.machine import Credential
@@ -180,6 +181,35 @@ def test_the_api_dies_while_one_is_in_backoff_one_waits_and_one_runs(machine: Ma
         assert cell.lines("backoff")["stdout"] == ["run"]
     machine.system.read("rm /run/count-runs")
     assert machine.system.read("find /run/aurae/executables -name '*.json'") == ""
+
+
+def test_pid_1_is_replaced_while_one_is_in_backoff_and_one_is_not_ready_yet(
+    machine: Machine,
+) -> None:
+    code = (
+        "import os, socket, time; s = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM); "
+        "s.connect(os.environ['NOTIFY_SOCKET'])\n"
+        "while not os.path.exists('/run/tell'): time.sleep(0.1)\n"
+        "s.send(b'READY=1\\nSTATUS=serving'); time.sleep(1000)"
+    )
+    machine.system.read("mkfifo /run/go")
+    with machine.cell("c") as cell:
+        command = 'exec python3 -c "$1"'
+        cell.start("tells", command, code, readiness=readiness("NOTIFY"))
+        cell.start("runs", "echo one; read -r go < /run/go; exit 1", restart=restart("ALWAYS"))
+        cell.start("backoff", "exit 1", restart=restart("ON_FAILURE", backoff=HOUR))
+        before = reaches(cell, "backoff", pb.EXECUTABLE_STATE_BACKOFF)
+        follower = cell.follow("runs")
+        assert next(follower).line == "one"
+        machine.api.node.ReloadDaemon(node_pb2.ReloadDaemonRequest())
+        assert cell.status("backoff") == before
+        machine.system.read("touch /run/tell; echo > /run/go")
+        assert cell.wait("tells", ready=True).status_text == "serving"
+        # The next run goes on in the log that the program before has begun.
+        assert next(follower).line == "one"
+        cell.stop("runs", grace=0)
+        assert list(follower) == []
+    machine.system.read("rm /run/tell /run/go")
 
 
 SET: Final = """{

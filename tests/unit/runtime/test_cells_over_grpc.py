@@ -384,12 +384,14 @@ def test_a_killed_api_finds_its_cells_and_executables_again(
 def test_a_start_whose_caller_leaves_is_undone(tmp_path_factory: pytest.TempPathFactory) -> None:
     folder = tmp_path_factory.mktemp("left")
     with nodes.owner(folder) as owner, nodes.api(folder), nodes.client(folder) as there:
+        # A channel that is connected: the Start must reach the API before its caller leaves.
+        there.list()
         owner.send_signal(signal.SIGSTOP)
         try:
             start = cells_pb2.CellServiceStartRequest(
                 executable=cells_pb2.Executable(name="e", command="exec sleep 1000")
             )
-            code, _ = refused(lambda: there.cells.Start(start, timeout=0.3))
+            code, _ = refused(lambda: there.cells.Start(start, timeout=1))
         finally:
             owner.send_signal(signal.SIGCONT)
         assert code is StatusCode.DEADLINE_EXCEEDED

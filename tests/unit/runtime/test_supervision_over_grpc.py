@@ -1,5 +1,6 @@
 """Supervised executables as a client sees them, with real processes on plain folders."""
 
+import json
 import signal
 import socket
 from collections.abc import Callable
@@ -316,13 +317,15 @@ def test_a_start_whose_caller_leaves_is_not_started_again(
 ) -> None:
     folder = tmp_path_factory.mktemp("left")
     with nodes.owner(folder) as owner, nodes.api(folder), nodes.client(folder) as there:
+        # A channel that is connected: the Start must reach the API before its caller leaves.
+        there.list()
         owner.send_signal(signal.SIGSTOP)
         try:
             executable = cells_pb2.Executable(
                 name="e", command="exec sleep 1000", restart=restart("ALWAYS")
             )
             start = cells_pb2.CellServiceStartRequest(executable=executable)
-            code, _ = refused(lambda: there.cells.Start(start, timeout=0.3))
+            code, _ = refused(lambda: there.cells.Start(start, timeout=1))
         finally:
             owner.send_signal(signal.SIGCONT)
         assert code is StatusCode.DEADLINE_EXCEEDED
@@ -559,3 +562,33 @@ def test_the_example_in_the_documentation_is_a_set() -> None:
     example = page.partition("```json\n")[2].partition("```")[0]
     values = [entry.value() for entry in boot.read(example)]
     assert [value.name for value in values] == ["app", "app/db", "app/server"]
+
+
+def test_nothing_is_started_again_in_a_cell_whose_free_the_api_did_not_live_to_finish(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> None:
+    folder = tmp_path_factory.mktemp("free")
+    here = {"working_directory": str(folder)}
+    with nodes.owner(folder):
+        with nodes.api(folder) as process, nodes.client(folder) as before:
+            before.allocate("web")
+            deaf = "trap '' TERM; echo > deaf; while :; do sleep 0.05; done"
+            before.start("web", "deaf", deaf, restart=restart("ALWAYS"), **here)
+            nodes.appears(folder / "deaf")
+            once = "[ -e again ] && touch twice; touch again; exit 1"
+            long = restart("ON_FAILURE", backoff=LONG)
+            before.start("web", "due", once, restart=long, **here)
+            reaches(before, "web", "due", BACKOFF)
+            process.kill()
+            process.wait()
+        # As if it had been killed right after it noted the Free, and the backoff were over.
+        (folder / "cells/web.freeing").write_text("2.0")
+        note = folder / "executables/web/_due.json"
+        wanted = json.loads(note.read_text())
+        note.write_text(json.dumps({**wanted, "due": 0.0}))
+        with nodes.api(folder), nodes.client(folder) as after:
+            # It is gone within its own grace, and what it held with it.
+            while "web" in after.list():
+                pass
+            assert not (folder / "twice").exists()
+            assert list((folder / "executables").rglob("*.json")) == []
