@@ -6,12 +6,16 @@ from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from types import TracebackType
-from typing import Literal, Self
+from typing import Final, Literal, Self
 
 from initd.errors import Unavailable
 from initd.linux import peer
 from initd.processes import wire
 from initd.processes.model import How, Process, Reloaded, Spawn, Status
+
+# Seconds for an answer. PID 1 may be replaced meanwhile, and a busy machine is slow to start a
+# program; less than the API gives a call.
+TIMEOUT: Final = 25.0
 
 
 class Initd:
@@ -22,7 +26,7 @@ class Initd:
     means the connection is lost: the caller makes a new one.
     """
 
-    def __init__(self, path: Path = Path(wire.SOCKET), *, timeout: float = 10.0) -> None:
+    def __init__(self, path: Path = Path(wire.SOCKET), *, timeout: float = TIMEOUT) -> None:
         self._path = path
         self._timeout = timeout
         self._socket: socket.socket | None = None

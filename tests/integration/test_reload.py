@@ -166,7 +166,8 @@ def resume(state):
 
 
 def test_a_program_that_fails_as_pid_1_is_left_with_the_minimal_loop(boot: Boot) -> None:
-    machine = boot()
+    # A watchdog would reset the machine after a while, as it should.
+    machine = boot(cmdline=("aurae.watchdog=off",))
     # Orphans to reap, output that fills a pipe unless it is taken.
     machine.system.start(
         "works",
