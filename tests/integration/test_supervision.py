@@ -212,6 +212,25 @@ def test_pid_1_is_replaced_while_one_is_in_backoff_and_one_is_not_ready_yet(
     machine.system.read("rm /run/tell /run/go")
 
 
+def test_in_an_isolated_cell_it_is_all_the_same(machine: Machine) -> None:
+    tells = (
+        "import os, socket, time; s = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM); "
+        "s.connect(os.environ['NOTIFY_SOCKET']); s.send(b'READY=1'); time.sleep(1000)"
+    )
+    listens = "import socket, time; s = socket.create_server(('', 80)); time.sleep(1000)"
+    with machine.cell("own", isolate_process=True, isolate_network=True) as cell:
+        command = 'exec python3 -c "$1"'
+        cell.start("tells", command, tells, readiness=readiness("NOTIFY"))
+        cell.start("listens", command, listens, readiness=readiness("LISTEN", listen="80"))
+        cell.start(
+            "fails", "exit 3", restart=restart("ALWAYS", limit=1), after=["tells", "listens"]
+        )
+        status = cell.wait("fails", timeout=120)
+        assert (status.state, status.restarts) == (pb.EXECUTABLE_STATE_FAILED, 1)
+        assert cell.status("tells").ready
+        assert cell.status("listens").ready
+
+
 SET: Final = """{
     "cells": [{"name": "web"}, {"name": "web/db", "memory": {"max": "67108864"}}, {"name": "b_d"}],
     "executables": [
