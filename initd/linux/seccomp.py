@@ -8,6 +8,7 @@ libraries use clone(2) then.
 
 import ctypes
 import errno
+import functools
 import struct
 from collections.abc import Mapping
 from typing import Final, NamedTuple
@@ -140,6 +141,7 @@ class _Do(NamedTuple):
 _Line = str | _Jump | _Do
 
 
+@functools.cache
 def profile(machine: str) -> bytes:
     """The filter that denies what is in the table, for what `uname -m` calls the machine.
 
@@ -162,6 +164,7 @@ def profile(machine: str) -> bytes:
     )
 
 
+@functools.cache
 def remounts(machine: str) -> bytes:
     """The filter for root of the node in a mount namespace of its own: it cannot change a file
     system for all who have it mounted, nor make a mount writable again. Of mount(2) with MS_REMOUNT

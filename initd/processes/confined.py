@@ -22,15 +22,15 @@ _NOT_EXECUTABLE: Final = 126
 
 class Entry(NamedTuple):
     """`gate` gives end of file once the process lies in its leaf. `inside` is a pidfd of the init
-    whose namespaces it enters, or -1; `users`: it has a user namespace of its own; `mounts`: it has
-    a mount namespace of its own."""
+    whose namespaces it enters, or -1; `users`: it has a user namespace of its own. `filters`
+    are of system calls."""
 
     spawn: Spawn
     fds: Mapping[int, int]
     gate: int
     inside: int = -1
     users: bool = False
-    mounts: bool = False
+    filters: tuple[bytes, ...] = ()
 
 
 @contextmanager
@@ -51,9 +51,18 @@ def begun(spawn_: Spawn, fds: Mapping[int, int], init: int | None) -> Iterator[i
             gate,
             inside=-1 if inside is None else inside,
             users=init is not None and is_apart(init, "user"),
-            mounts=init is not None and is_apart(init, "mnt"),
+            filters=tuple(_filters(spawn_, init)),
         )
         yield spawn.in_child(lambda: run(entry), inside=inside)
+
+
+def _filters(wanted: Spawn, init: int | None) -> Iterator[bytes]:
+    machine = os.uname().machine
+    if init is not None and is_apart(init, "mnt") and not is_apart(init, "user"):
+        # Root there is root of the node, and file systems are mounted here and there.
+        yield seccomp.remounts(machine)
+    if wanted.confinement.seccomp:
+        yield seccomp.profile(machine)
 
 
 def run(entry: Entry) -> NoReturn:
@@ -64,11 +73,8 @@ def run(entry: Entry) -> NoReturn:
         gate, inside = spawn.take(entry.fds, entry.gate, entry.inside)
         os.read(gate, 1)
         Path("/proc/self/oom_score_adj").write_text("0")
-        if entry.mounts and not entry.users:
-            # Root there is root of the node, and file systems are mounted here and there.
-            seccomp.confine(seccomp.remounts(os.uname().machine))
         _enter(inside, users=entry.users)
-        _confine(wanted)
+        _confine(wanted, entry.filters)
         spawn.become(wanted.argv[0], wanted.argv, wanted.env, cwd=wanted.cwd)
     except Exception as error:  # There is nobody else to tell.
         os.write(_STDERR, f"cannot execute: {describe(error)}\n".encode())
@@ -85,11 +91,11 @@ def _enter(inside: int, *, users: bool) -> None:
         namespace.enter(inside, Namespace.USER)
 
 
-def _confine(wanted: Spawn) -> None:
+def _confine(wanted: Spawn, filters: tuple[bytes, ...]) -> None:
     """Each step needs what the later ones take away."""
     limits = wanted.confinement
-    if limits.seccomp:
-        seccomp.confine(seccomp.profile(os.uname().machine))
+    for program in filters:
+        seccomp.confine(program)
     if limits.capabilities is not None:
         capability.keep_in_bounding_set(frozenset(limits.capabilities))
     os.setgroups(())
