@@ -24,6 +24,9 @@ from testkit.refusals import refused
 SOAK: Final = bool(os.environ.get("AURAE_SOAK"))
 LOGGING, CALLERS, KILLS = (50, 20, 100) if SOAK else (10, 4, 3)
 
+# What one call may take in all. gRPC's client tries an address that was often gone ever less often.
+LOAD_SECONDS: Final = 300.0 + 60.0 * KILLS
+
 # Descriptors that PID 1 may open by itself meanwhile: the watchdog's, once its driver is there, and
 # that of its look at the API. One lost with each kill would be more.
 COMING: Final = 2
@@ -178,7 +181,7 @@ class Caller:
 
     def call(self, method: Any, request: Any, *excused: grpc.StatusCode) -> Any:
         """`excused`: what the answer may be if an earlier try may have been carried out."""
-        deadline = time.monotonic() + 300
+        deadline = time.monotonic() + LOAD_SECONDS
         again = False
         while True:
             try:
@@ -249,7 +252,7 @@ def test_under_load_nothing_is_lost_doubled_or_left(machine: Machine) -> None:
             finally:
                 done.set()
             for future in calling:
-                future.result(timeout=400)
+                future.result(timeout=LOAD_SECONDS + 100)
         assert killer.exit_code == 0, f"seed {seed}"
         assert len(machine.system.lines("killer")["stdout"]) == KILLS
         # Each was cut short at least once, and went on.
