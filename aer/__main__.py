@@ -20,7 +20,8 @@ PATIENCE = 1.0
 def main(words: Sequence[str] | None = None) -> int:
     # gRPC's own log is for its developers; what it says is in the error as well.
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
-    if words is None:
+    # Who started us to ignore it, as shells do with what they start by `&`, is heeded.
+    if words is None and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, _interrupt)
     try:
         return _run(sys.argv[1:] if words is None else words)

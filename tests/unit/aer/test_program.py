@@ -33,7 +33,10 @@ def endless(node: Node) -> threading.Event:
 def test_ctrl_c_ends_a_stream_quietly(home: Path, node: Node) -> None:
     gone = endless(node)
     with subprocess.Popen(
-        [*AER, "logs", "web/x", "-f"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=ROOT
+        ["env", "--default-signal=INT", *AER, "logs", "web/x", "-f"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        cwd=ROOT,
     ) as program:
         assert program.stdout
         assert program.stderr
