@@ -9,25 +9,25 @@ from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
 
 from initd.errors import (
     AlreadyExists,
     AuraedError,
     FailedPrecondition,
-    InvalidArgument,
     NotFound,
     PermissionDenied,
     ResourceExhausted,
     Unavailable,
 )
-from initd.processes import wire
 from initd.processes.model import Log, Process, Spawn
 from initd.processes.model import State as ProcessState
 from runtime import scope
+from runtime.cells import limits
 from runtime.cells import wanted as decisions
-from runtime.cells.cgroups import Cgroups, leaf
+from runtime.cells.cgroups import Cgroups
 from runtime.cells.changes import Allocated, Change, Changed, Changes, Forgotten, Freed
+from runtime.cells.endings import MARGIN, Endings
 from runtime.cells.inits import Inits
 from runtime.cells.listening import listens
 from runtime.cells.model import (
@@ -35,13 +35,15 @@ from runtime.cells.model import (
     Cell,
     Executable,
     ancestors,
+    depth_of,
     identity,
-    numbers,
     parent,
+    split,
     title,
     within,
 )
 from runtime.cells.policy import Kind
+from runtime.cells.spawns import cell_of, runs_in, spawn_of
 from runtime.cells.specs import Specs
 from runtime.cells.status import Status, supervised, unsupervised
 from runtime.cells.supervision import Supervision
@@ -50,9 +52,6 @@ from runtime.processes import Processes
 
 log = logging.getLogger(__name__)
 
-# How long SIGKILL may take to show before we say that a process is stuck in the kernel.
-MARGIN: Final = 10.0
-
 # Seconds until a Free that an earlier runtime began is tried again: first, and at most.
 RETRY: Final = (1.0, 60.0)
 
@@ -60,12 +59,6 @@ RETRY: Final = (1.0, 60.0)
 # have at most a quarter of the memory. At least and at most so many are taken; List stays fast.
 CELL_MEMORY: Final = 128 * 1024
 MOST: Final = (1_000, 10_000)
-
-# What an executable finds in its environment, before what was given with it.
-ENVIRONMENT: Final = {
-    "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
-    "HOME": "/",
-}
 
 
 class Node(NamedTuple):
@@ -104,6 +97,7 @@ class Cells:
         self._cgroups = cgroups
         self._specs = specs
         self._processes = processes
+        self._endings = Endings(processes, cgroups)
         self._supervision = Supervision(processes, wanted, self)
         self._changes = Changes()
         # What watchers know, while there are any.
@@ -196,7 +190,7 @@ class Cells:
         self._refuse_freeing(cell.name)
         self._check_room(cell.name)
         self._check_there(parent(cell.name))
-        self._check_limits(cell)
+        limits.check(cell, self._cgroups)
         line = self._line(cell)
         outer = self._inits.of(line[:-1])
         if cell.own_init:
@@ -213,7 +207,7 @@ class Cells:
             self._create(cell.name)
             undo.callback(self._cgroups.remove, cell.name)
             for file, value in cell.files().items():
-                self._limit(cell.name, file, value)
+                limits.write(self._cgroups, cell.name, file, value)
             undo.pop_all()
 
     async def _allocate_isolated(
@@ -273,44 +267,6 @@ class Cells:
     def _line(self, cell: Cell) -> list[Cell]:
         """The cell and those above it, the outermost first."""
         return [*(self._cells[above] for above in ancestors(cell.name)), cell]
-
-    def _limit(self, name: str, file: str, value: str) -> None:
-        try:
-            for line in value.splitlines():
-                self._cgroups.write(name, file, line)
-        except OSError as e:
-            if e.errno in (errno.ENODEV, errno.EACCES, errno.ENOENT):
-                raise FailedPrecondition(
-                    f"cell.{file}: this node cannot set {value!a} ({e.strerror}); name what it has"
-                ) from e
-            if e.errno not in (errno.EINVAL, errno.ERANGE):
-                raise
-            raise InvalidArgument(f"cell.{file}: the kernel refuses {value!a} ({e})") from e
-
-    def _check_limits(self, cell: Cell) -> None:
-        above = parent(cell.name)
-        controllers = self._cgroups.controllers(above)
-        for file in cell.files():
-            if (controller := file.partition(".")[0]) not in controllers:
-                raise FailedPrecondition(
-                    f"cell.{controller}: this node's kernel has no {controller} controller; "
-                    "leave it out"
-                )
-        if cell.cpuset is not None:
-            if cell.cpuset.cpus is not None:
-                _subset(
-                    numbers(cell.cpuset.cpus, "cell.cpuset.cpus"),
-                    "cell.cpuset.cpus",
-                    node=self._cgroups.cpus(None),
-                    parent=self._cgroups.cpus(above),
-                )
-            if cell.cpuset.mems is not None:
-                _subset(
-                    numbers(cell.cpuset.mems, "cell.cpuset.mems"),
-                    "cell.cpuset.mems",
-                    node=self._cgroups.mems(None),
-                    parent=self._cgroups.mems(above),
-                )
 
     def cell(self, name: str) -> Cell | None:
         return self._cells.get(name)
@@ -390,7 +346,7 @@ class Cells:
                 return
         process = self._processes.get(id_)
         if process is not None:
-            await self._end([process], grace)
+            await self._endings.of([process], grace)
         elif self._supervision.get(id_) is None:
             raise NotFound(f"{title(cell, executable)}: does not exist; start it first")
 
@@ -427,8 +383,8 @@ class Cells:
         with self._marked(name, subtree, grace):
             self._supervision.stop_all(subtree)
             await self._settled(subtree)
-            await self._end_all(subtree, grace)
-            for cell in sorted(subtree, key=_depth, reverse=True):
+            await self._endings.all_of(subtree, grace)
+            for cell in sorted(subtree, key=depth_of, reverse=True):
                 await self._remove(cell)
 
     async def _settled(self, cells: Sequence[str]) -> None:
@@ -436,42 +392,6 @@ class Cells:
         starting = [f for cell in cells for f in self._starting.get(cell, ())]
         if starting := [*starting, *self._supervision.starting(cells)]:
             await asyncio.wait(starting)
-
-    async def _end_all(self, subtree: Sequence[str], grace: float) -> None:
-        """Level by level, the deepest first. Each level has an equal share of the grace left."""
-        clock = asyncio.get_running_loop().time
-        deadline = clock() + grace
-        levels: dict[int, list[Process]] = {}
-        for process in self._processes:
-            cell = cell_of(process)
-            if cell in subtree and cell is not None and process.state is not ProcessState.ENDED:
-                levels.setdefault(_depth(cell), []).append(process)
-        for depth in sorted(levels, reverse=True):
-            share = max(0.0, deadline - clock()) / sum(1 for level in levels if level <= depth)
-            if not await self._ended(levels[depth], share):
-                # Killed by now. Nobody needs the limits of a cell that goes.
-                for cell in subtree:
-                    self._cgroups.unthrottle(cell)
-                await self._end(levels[depth], 0)
-
-    async def _end(self, processes: Sequence[Process], grace: float) -> None:
-        if not await self._ended(processes, grace, MARGIN):
-            raise Unavailable(
-                f"{title(*_split(processes[0].id))}: was killed and is there {MARGIN:g} s later; "
-                "its cell has used up its CPU time, or it is stuck in the kernel; try again"
-            )
-
-    async def _ended(self, processes: Sequence[Process], grace: float, margin: float = 0.5) -> bool:
-        """Begin their end and wait for it, `margin` seconds longer than their grace."""
-        with suppress(TimeoutError):
-            async with asyncio.timeout(grace + margin):
-                for process in processes:
-                    if process.state is not ProcessState.ENDED:
-                        await self._processes.stop(process.id, grace)
-                for process in processes:
-                    await self._processes.ended(process)
-                return True
-        return False
 
     async def _remove(self, name: str) -> None:
         if name not in self._cells:
@@ -489,7 +409,7 @@ class Cells:
         self._going.discard(name)
         if self._cells.pop(name, None) is None:
             return
-        for id_ in [id_ for id_ in self._told if _split(id_)[0] == name]:
+        for id_ in [id_ for id_ in self._told if split(id_)[0] == name]:
             del self._told[id_]
         self._changes.publish(time.time_ns(), Freed(name))
 
@@ -537,7 +457,7 @@ class Cells:
             self._existing(inside)
         statuses: dict[str, list[Status]] = {}
         for process in self._processes:
-            cell = _runs_in(process)
+            cell = runs_in(process)
             if cell is not None and (inside is None or within(cell, inside)):
                 statuses.setdefault(cell, []).append(self._status(process.id))
         for wanted in self._supervision:
@@ -579,13 +499,13 @@ class Cells:
         if wanted is not None:
             return supervised(wanted, process, self._supervision.waiting_for(wanted))
         if process is None:
-            raise NotFound(f"{title(*_split(id_))}: is gone; start it again")
+            raise NotFound(f"{title(*split(id_))}: is gone; start it again")
         return unsupervised(process)
 
     # What supervision needs
 
     def spawn_of(self, wanted: Wanted, output: Log) -> Spawn:
-        spawn = _spawn(wanted.cell, wanted.executable, uid=wanted.uid, gid=wanted.gid)
+        spawn = spawn_of(wanted.cell, wanted.executable, uid=wanted.uid, gid=wanted.gid)
         if wanted.cell != SYSTEM:
             spawn = self._inits.inside(spawn, self._line(self._cells[wanted.cell]))
         # In an isolated cell nobody but the process itself looks at files: they are the cell's own.
@@ -608,7 +528,7 @@ class Cells:
 
     def announce(self, id_: str) -> None:
         """Tell watchers how an executable stands, if they do not know."""
-        cell, name = _split(id_)
+        cell, name = split(id_)
         if not self._changes.watched or not self._known(cell):
             return
         try:
@@ -647,7 +567,7 @@ class Cells:
 
     def changed(self, process: Process) -> None:
         self._supervision.process_changed(process.id)
-        if _runs_in(process) is not None:
+        if runs_in(process) is not None:
             self.announce(process.id)
 
     def gone(self, id_: str) -> None:
@@ -655,7 +575,7 @@ class Cells:
 
     def complete(self) -> None:
         self._supervision.look_at_all(self._freeing)
-        here = [process.id for process in self._processes if _runs_in(process) is not None]
+        here = [process.id for process in self._processes if runs_in(process) is not None]
         for id_ in {*here, *self._told}:
             self.announce(id_)
 
@@ -713,15 +633,6 @@ def _memory() -> int:
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
-def _depth(cell: str) -> int:
-    return cell.count("/")
-
-
-def _split(id_: str) -> tuple[str, str]:
-    cell, _, executable = id_.rpartition(":")
-    return cell, executable
-
-
 def _statuses(nodes: Sequence[Node]) -> Iterator[tuple[str, Status]]:
     for node in nodes:
         cell = SYSTEM if node.cell is None else node.cell.name
@@ -732,59 +643,8 @@ def _statuses(nodes: Sequence[Node]) -> Iterator[tuple[str, Status]]:
 
 def _unready(id_: str, status: Status) -> str:
     why = status.reason or f"is {status.state.value}"
-    return f"{title(*_split(id_))}: is not ready and will not be: {why}; see its output"
-
-
-def cell_of(process: Process) -> str | None:
-    """The cell that a process was started in; None for what no cell holds."""
-    cell: Any = process.meta.get("cell")
-    return cell if isinstance(cell, str) else None
-
-
-def _runs_in(process: Process) -> str | None:
-    """The cell that a process is an executable of."""
-    return None if process.init else cell_of(process)
-
-
-def _spawn(cell: str, executable: Executable, *, uid: int, gid: int) -> Spawn:
-    environment = ENVIRONMENT | {
-        "AURAE_CELL": "" if cell == SYSTEM else cell,
-        "AURAE_EXECUTABLE": executable.name,
-    }
-    spawn = Spawn(
-        id=identity(cell, executable.name),
-        # The name is $0, which is what `sh` calls itself in its messages.
-        argv=("/bin/sh", "-c", executable.command, executable.name, *executable.args),
-        env=environment | dict(executable.environment),
-        cwd=executable.working_directory or "/",
-        uid=uid,
-        gid=gid,
-        cgroup=leaf(cell, executable.name),
-        meta={"cell": cell, "executable": executable.to_json()},
-    )
-    size = len(wire.encode({"op": "spawn", **wire.spawn_to_object(spawn), "fds": {}}))
-    if size > wire.REQUEST_LIMIT:
-        raise InvalidArgument(
-            f"executable: command, args and environment make a request of {size} bytes to PID 1, "
-            f"which takes {wire.REQUEST_LIMIT}; pass long data in a file"
-        )
-    return spawn
+    return f"{title(*split(id_))}: is not ready and will not be: {why}; see its output"
 
 
 def _is_folder(path: str) -> bool:
     return Path(path).is_dir()
-
-
-def _subset(
-    asked: frozenset[int], where: str, *, node: frozenset[int], parent: frozenset[int]
-) -> None:
-    if missing := asked - node:
-        raise InvalidArgument(
-            f"{where}: {min(missing)} is not on this node, which has "
-            f"{', '.join(map(str, sorted(node)))}"
-        )
-    if missing := asked - parent:
-        raise FailedPrecondition(
-            f"{where}: {min(missing)} is not in the cell above, which has "
-            f"{', '.join(map(str, sorted(parent)))}"
-        )

@@ -109,6 +109,17 @@ def identity(cell: str, executable: str) -> str:
     return f"{cell}:{executable}"
 
 
+def split(id_: str) -> tuple[str, str]:
+    """The cell and the executable of an `identity`."""
+    cell, _, executable = id_.rpartition(":")
+    return cell, executable
+
+
+def depth_of(cell: str) -> int:
+    """How many cells it lies in."""
+    return cell.count("/")
+
+
 def dependency(cell: str, name: str) -> str:
     """The id of what an executable of `cell` calls `name` in its `after`."""
     below, _, executable = name.rpartition("/")

@@ -36,12 +36,12 @@ def test_a_name_with_every_kind_of_character_is_taken(machine: Machine) -> None:
         assert name in [node.cell.name for node in forest(machine.api)]
 
 
-def test_sixteen_levels_are_the_deepest_cell(machine: Machine) -> None:
-    names = ["/".join(["l"] * depth) for depth in range(1, 17)]
+def test_sixty_four_levels_are_the_deepest_cell(machine: Machine) -> None:
+    names = ["/".join(["l"] * depth) for depth in range(1, 65)]
     for name in names:
         machine.api.cells.Allocate(pb.CellServiceAllocateRequest(cell=pb.Cell(name=name)))
     assert [node.cell.name for node in forest(machine.api) if node.cell.name != "_system"] == names
-    with refused(grpc.StatusCode.INVALID_ARGUMENT, "cell.name", "17 levels", "16"):
+    with refused(grpc.StatusCode.INVALID_ARGUMENT, "cell.name", "65 levels", "64"):
         machine.api.cells.Allocate(
             pb.CellServiceAllocateRequest(cell=pb.Cell(name=names[-1] + "/l"))
         )
