@@ -27,6 +27,8 @@ PATIENCE: Final = 60.0
 # Seconds that a template has to answer.
 ANSWER: Final = 10.0
 _MESSAGE: Final = 4096
+# Of one that says nothing more: nobody but the kernel kills it.
+_ENDED: Final = "it ended before it was ready; see the limits of the cell and of those above"
 # What comes with a request: report, two files, and a pidfd.
 _DESCRIPTORS: Final = 4
 
@@ -79,7 +81,7 @@ class Report:
         elif message == cell_init.READY:
             self._end("")
         else:
-            self._end(message.decode(errors="replace") or "it ended before it was ready")
+            self._end(message.decode(errors="replace") or _ENDED)
 
     def _map(self) -> None:
         try:

@@ -93,8 +93,8 @@ NAMES: Final[tuple[Case, ...]] = (
     (allocate("a\0b"), INVALID, ("cell.name", "\\x00")),
     (allocate("größe"), INVALID, ("cell.name", "a-z")),
     (allocate("x" * 64), INVALID, ("cell.name", "64 characters", "63")),
-    (allocate(DEEP), INVALID, ("cell.name", "100 levels", "16")),
-    (allocate("x" * 1_000_000), INVALID, ("cell.name", "63")),
+    (allocate(DEEP), INVALID, ("cell.name", "100 levels", "64")),
+    (allocate("x" * 1_000_000), INVALID, ("cell.name", "1023")),
     (allocate("nowhere/x"), NOT_FOUND, ("nowhere/x", "allocate nowhere first")),
     (allocate("there"), EXISTS, ("cell there", "free it first")),
     (
