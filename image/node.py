@@ -19,7 +19,7 @@ from typing import Final
 import grpc
 
 from image import overlay
-from image.acceleration import find_acceleration
+from image.acceleration import BOOT_ATTEMPTS, emulator_failed, find_acceleration
 from image.console import LostError, NotSeenError, attach, clean, has_terminal
 from image.machine import QEMU, Credential, Files, KernelBoot, Machine, NoFirmwareError
 from image.monitor import MonitorError
@@ -77,8 +77,7 @@ def boot(*, background: bool) -> None:
     began = time.monotonic()
     machine = prepare()
     packed = time.monotonic()
-    with _started(machine) as qemu:
-        shown = _wait(qemu, show=not background)
+    with _booted(machine, show=not background) as (qemu, shown):
         now = time.monotonic()
         print(
             f"\nAPI answers: {now - began:.1f} s after the start of this command"
@@ -95,9 +94,8 @@ def boot(*, background: bool) -> None:
 def run() -> None:
     """Boot, run a first cell, and stay with the console; without a terminal power off instead."""
     machine = prepare()
-    with _started(machine) as qemu:
-        print("==> boot", flush=True)
-        shown = _wait(qemu, show=True)
+    print("==> boot", flush=True)
+    with _booted(machine, show=True) as (qemu, shown):
         print("\n==> a first cell, and an executable in it", flush=True)
         _first_cell()
         _explain()
@@ -190,6 +188,24 @@ def _started(machine: Machine) -> Iterator[Qemu]:
             qemu.kill()
             qemu.detach()
             raise
+
+
+@contextmanager
+def _booted(machine: Machine, *, show: bool) -> Iterator[tuple[Qemu, int]]:
+    """Start it and wait for its API; also how many bytes of the console were shown meanwhile."""
+    for left in reversed(range(BOOT_ATTEMPTS)):
+        with _started(machine) as qemu:
+            try:
+                shown = _wait(qemu, show=show)
+            except LostError:
+                if not (left and emulator_failed(qemu.console.text)):
+                    raise
+                qemu.kill()
+                qemu.detach()
+                print("the emulator failed the kernel before it came to our code: once more")
+                continue
+            yield qemu, shown
+            return
 
 
 def _wait(qemu: Qemu, *, show: bool) -> int:

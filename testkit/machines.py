@@ -15,7 +15,7 @@ from aurae.cells.v0 import cells_pb2 as pb
 from aurae.observe.v0 import observe_pb2 as observe
 
 from aer.client import Config, connect
-from image.acceleration import Acceleration
+from image.acceleration import BOOT_ATTEMPTS, EMULATOR_FAULT, Acceleration, emulator_failed
 from image.console import LOOK_SECONDS, Console, LostError
 from image.machine import (
     API_PORT,
@@ -134,18 +134,6 @@ class Machine:
         if self._channel is not None:
             self._channel.close()
         self._channel = self._api = None
-
-
-# A kernel that changes its own code puts int3 over it for a moment. With several processors QEMU's
-# emulation now and then runs that int3 when it is gone already, and the kernel takes it for its own
-# fault: seen once in a hundred boots, before /init. Nothing of ours makes an int3.
-EMULATOR_FAULT: Final = "Oops: int3"
-BOOT_ATTEMPTS: Final = 3
-
-
-def emulator_failed(console: str) -> bool:
-    """Whether the kernel died of the emulation's own fault, before it came to our code."""
-    return EMULATOR_FAULT in console and "auraed:" not in console
 
 
 @dataclass(slots=True)

@@ -10,10 +10,11 @@ import pytest
 from aurae.cells.v0 import cells_pb2 as pb
 from aurae.cells.v0 import cells_pb2_grpc
 
+from image.acceleration import emulator_failed
 from testkit import api
 from testkit.api import Api
 from testkit.cells import Cell, allocated, duration, forest
-from testkit.machines import emulator_failed, state
+from testkit.machines import state
 from testkit.refusals import refused
 
 
