@@ -244,17 +244,11 @@ class Machine:
         return Done()
 
     def _listen(self, state: "ControlState | None" = None) -> Done:
-        operations = ProcessOperations(self._processes)
         self._control = Control(
             self._loop,
             Path(wire.SOCKET),
             {
-                "spawn": operations.spawn,
-                "signal": operations.signal,
-                "stop": operations.stop,
-                "list": operations.list,
-                "finish": operations.finish,
-                "forget": operations.forget,
+                **ProcessOperations(self._processes).table(),
                 "ready": self._ready,
                 "alive": self._alive,
                 "status": self._status,

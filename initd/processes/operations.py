@@ -1,5 +1,6 @@
 """The process owner's operations of the control socket."""
 
+from collections.abc import Callable
 from typing import Final
 
 from initd.errors import InvalidArgument
@@ -20,6 +21,17 @@ class ProcessOperations:
 
     def __init__(self, processes: Processes) -> None:
         self._processes = processes
+
+    def table(self) -> dict[str, Callable[[Object, Descriptors, int], Object]]:
+        """Each by its name on the control socket."""
+        return {
+            "spawn": self.spawn,
+            "signal": self.signal,
+            "stop": self.stop,
+            "list": self.list,
+            "finish": self.finish,
+            "forget": self.forget,
+        }
 
     def spawn(self, request: Object, fds: Descriptors, _pid: int) -> Object:
         spawn = wire.spawn_from_object(request)
