@@ -96,6 +96,10 @@ class Report:
         self._tell(error)
 
 
+class _Killed(OSError):
+    """An init ended, or its template, before the first word."""
+
+
 class Inits:
     """Makes them. They are copies of a template, which is a copy of PID 1 that does nothing else:
     PID 1 changes its memory all the time, so copies of itself would share little with it, and each
@@ -116,6 +120,16 @@ class Inits:
     ) -> tuple[int, socket.socket]:
         """Begin an init whose leaf exists; (its pid, what it reports on). `outer` is the pid of the
         init that it lives below. OSError."""
+        try:
+            return self._made(isolation, leaf, outer)
+        except _Killed:
+            # The template may have been: a process takes messages until the kernel has ended it.
+            self.close()
+            return self._made(isolation, leaf, outer)
+
+    def _made(
+        self, isolation: Isolation, leaf: str, outer: int | None
+    ) -> tuple[int, socket.socket]:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with ExitStack() as opened:
             opened.callback(theirs.close)
@@ -153,8 +167,10 @@ def _begun(report: socket.socket) -> int:
     report.settimeout(ANSWER)
     try:
         answer = report.recv(_MESSAGE)
+        if not answer:
+            raise _Killed(errno.EAGAIN, "it was killed")
         if not answer.isdigit():
-            raise OSError(errno.EAGAIN, answer.decode(errors="replace") or "it was killed")
+            raise OSError(errno.EAGAIN, answer.decode(errors="replace"))
     except BaseException:
         report.close()
         raise
