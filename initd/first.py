@@ -19,7 +19,7 @@ from initd.boot.modules import Modules
 from initd.boot.plan import Done, Step, Taken, run_plan
 from initd.console import open_console
 from initd.linux import prctl, splice
-from initd.linux.spawn import FILES, Spawner, best
+from initd.linux.spawn import FILES, Spawner
 from initd.log import Level, Log
 from initd.version import VERSION
 
@@ -121,7 +121,7 @@ class _Beginning:
                     _let_go(name, begun)
                 else:
                     self.pipes[name] = Pipe(*splice.make_pipe())
-                    self.pids[name] = start_service(name, self.pipes[name].write, best())
+                    self.pids[name] = _begin_service(name, self.pipes[name].write)
             except OSError as error:
                 problems.append(f"{name}: {error.strerror}")
         return Done(" ".join(self.pids), tuple(problems))
@@ -129,6 +129,21 @@ class _Beginning:
     def load_drivers(self) -> Done:
         self.drivers = drivers.start(limit=0)
         return Done()
+
+
+def _begin_service(name: str, output: int) -> int:
+    """As `start_service`, in a copy of this interpreter, which saves the start of another. Only
+    here: later there is more in PID 1 that is not the service's."""
+
+    def prepare() -> None:
+        os.closerange(3, DESCRIPTORS)
+        _write(f"{cgroups.ROOT}/{cgroups.OURS}/{name}/cgroup.procs", "0")
+        resource.setrlimit(resource.RLIMIT_NOFILE, (FILES, DESCRIPTORS))
+        signal.pthread_sigmask(signal.SIG_SETMASK, ())
+
+    pid = headstart.copy(SERVICES[name], output, prepare)
+    _write(f"/proc/{pid}/oom_score_adj", _OOM_SCORE)
+    return pid
 
 
 def _let_go(name: str, begun: headstart.HeadStart, root: str = cgroups.ROOT) -> None:

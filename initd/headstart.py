@@ -4,17 +4,20 @@ An interpreter with all that the API needs takes longer to start than everything
 So `/init` becomes two before it looks for the root, and its copy becomes the runtime:
 
 1. `begin`: while `/init` finds the root, the copy imports what the initramfs has of that;
-2. `let_in`: once the root is mounted the copy enters it and imports the rest, beside the start of
-   PID 1's own interpreter;
+2. `let_in`: once the root is mounted the copy enters it and imports the rest, while `/init` becomes
+   PID 1 of the root (see `initd.initramfs.hand_over`);
 3. `wait`: before its first step it waits until PID 1, which finds it by `taken`, has made what it
    needs: file systems, its cgroup, credentials.
 
 Where the copy cannot (the initramfs may be of another build than the root), it ends, and PID 1
 starts the runtime as it does after any other end. All of them import this: it keeps to `os`.
+
+PID 1's own first copy is the network service, by `copy`.
 """
 
 import os
 import sys
+from collections.abc import Callable
 from typing import Final, NamedTuple, NoReturn
 
 ENVIRONMENT: Final = {
@@ -87,31 +90,54 @@ def begin(module: str) -> tuple[HeadStart, int]:
     output, end = os.pipe()
     waiting, gate = os.pipe()
     answer, answering = os.pipe()
-    pid = os.fork()  # noqa: TID251
-    if pid == 0:
-        _become(module, end, waiting, answering)
+
+    def prepare() -> None:
+        os.dup2(waiting, _GATE)
+        os.dup2(answering, _DESCRIPTORS, inheritable=False)
+        os.closerange(_GATE + 1, _DESCRIPTORS)
+        os.environ[_VARIABLE] = "gate"
+        _enter(_import_ahead())
+        os.write(_DESCRIPTORS, b"\n")
+        os.close(_DESCRIPTORS)
+        _step()
+
+    pid = copy(module, end, prepare)
     os.close(waiting)
     os.close(answering)
     return HeadStart(pid, output, end, gate), answer
 
 
-def _become(module: str, output: int, waiting: int, answering: int) -> NoReturn:
+def copy(module: str, output: int, prepare: Callable[[], None]) -> int:
+    """Become two, of which one calls `prepare`, runs `module` and never returns. It leads a session
+    of its own, has the environment of a service, and writes to `output`. Returns its pid. OSError.
+    """
+    pid = os.fork()  # noqa: TID251
+    if pid == 0:
+        _become(module, output, prepare)
+    return pid
+
+
+def _become(module: str, output: int, prepare: Callable[[], None]) -> NoReturn:
     """In the copy: never returns, never raises."""
     code = 1
     try:
         os.setsid()
         null = os.open(os.devnull, os.O_RDONLY)
-        for ours, number in ((null, 0), (output, 1), (output, 2), (waiting, _GATE)):
+        for ours, number in ((null, 0), (output, 1), (output, 2)):
             os.dup2(ours, number)
-        os.dup2(answering, _DESCRIPTORS, inheritable=False)
-        os.closerange(_GATE + 1, _DESCRIPTORS)
+        # There are none where the interpreter started without a console.
+        sys.stdout = sys.stdout or os.fdopen(1, "w", closefd=False)
+        sys.stderr = sys.stderr or os.fdopen(2, "w", 1, closefd=False)
         os.environ.clear()
-        os.environ.update({**ENVIRONMENT, _VARIABLE: "gate"})
-        _enter(_import_ahead())
-        os.write(_DESCRIPTORS, b"\n")
-        os.close(_DESCRIPTORS)
-        _step()
-        code = __import__(module, fromlist=["main"]).main()
+        os.environ.update(ENVIRONMENT)
+        sys.argv[:] = [module]
+        prepare()
+        code = __import__(module, fromlist=["main"]).main() or 0
+    except SystemExit as end:
+        if isinstance(end.code, int):
+            code = end.code
+        else:
+            os.write(2, f"{end.code}\n".encode())
     except BaseException:
         sys.excepthook(*sys.exc_info())
     finally:

@@ -1,6 +1,6 @@
-"""`/init` of the initramfs: find the root, mount it, hand over to its `/sbin/init`.
+"""`/init` of the initramfs: find the root, mount it, become the root's PID 1.
 
-Every import here is paid at each boot, and again by the real PID 1: it keeps to `os` and strings.
+Every import here is paid at each boot: it keeps to `os` and strings.
 """
 
 import errno
@@ -10,7 +10,7 @@ import sys
 import time
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
-from typing import Final
+from typing import Final, NoReturn
 
 from initd import headstart
 from initd.boot import cgroups
@@ -22,6 +22,8 @@ PATIENCE: Final = 30.0
 _POLL: Final = 0.02
 
 _SYSROOT: Final = "/sysroot"
+_INIT: Final = "/sbin/init"
+_PAGE: Final = 4096
 _DIST_PACKAGES: Final = f"{_SYSROOT}/usr/lib/python3/dist-packages"
 _OVERLAY: Final = "/overlay"
 _PMEM: Final = "/dev/pmem"
@@ -52,7 +54,7 @@ class RootError(Exception):
 
 
 def main() -> None:
-    """Never returns: becomes `/sbin/init` of the root, or ends with a message, which is a panic."""
+    """Never returns: becomes PID 1 of the root, or ends with a message, which is a panic."""
     for fstype, target, flags, options in _MOUNTS:
         mount(fstype, target, fstype, flags, options)
     runtime = _begin_runtime()
@@ -263,7 +265,11 @@ def erofs_label(path: str) -> str | None:
 
 
 def hand_over(runtime: Runtime | None) -> None:
-    """Make the mounted root the root, give back the initramfs's memory, become `/sbin/init`."""
+    """Make the mounted root the root, give back the initramfs's memory, become its PID 1.
+
+    Where that is `initd` run by the same interpreter as ours, no other is started: its start takes
+    longer than all that PID 1 does before its services run. Else `/sbin/init` is executed.
+    """
     # Packages of a newer state of the code, for a machine that is being developed on.
     if os.path.isdir(_OVERLAY):
         for name in sorted(os.listdir(_OVERLAY)):
@@ -271,13 +277,37 @@ def hand_over(runtime: Runtime | None) -> None:
     for _, target, _, _ in _MOUNTS:
         mount(target, f"{_SYSROOT}{target}", "", MountFlag.MOVE)
     variables = _let_in(runtime)
+    ours = is_ours(f"{_SYSROOT}{_INIT}", f"{_SYSROOT}{headstart.PYTHON}", headstart.PYTHON)
     os.chdir(_SYSROOT)
     # The root's file may go too: its mount holds it. A bind mount shows what is left of its source.
     empty("/", keep={_OVERLAY, _SYSROOT})
     mount(".", "/", "", MountFlag.MOVE)
     os.chroot(".")
     os.chdir("/")
-    os.execve("/sbin/init", ["/sbin/init", *sys.argv[1:]], {**os.environ, **variables})
+    os.environ.update(variables)
+    sys.argv[0] = _INIT
+    if ours:
+        _go_on()
+    os.execve(_INIT, sys.argv, os.environ)
+
+
+def is_ours(init: str, python: str, own: str) -> bool:
+    """Whether `init`, a file of the root, is run by the root's `python`, and that is our `own`."""
+    try:
+        # A program's first page has its build ID.
+        with open(init, "rb") as script, open(python, "rb") as theirs, open(own, "rb") as ours:
+            line = f"#!{headstart.PYTHON} -IS\n".encode()
+            return script.read(len(line)) == line and theirs.read(_PAGE) == ours.read(_PAGE)
+    except OSError:
+        return False
+
+
+def _go_on() -> NoReturn:
+    """As the root's PID 1, with the modules of the root."""
+    for name in [name for name in sys.modules if name.partition(".")[0] == "initd"]:
+        del sys.modules[name]
+    sys.path_importer_cache.clear()
+    sys.exit(__import__("initd.__main__", fromlist=["main"]).main())
 
 
 def _begin_runtime() -> Runtime | None:

@@ -5,13 +5,14 @@ Messages name the field as it stands in the proto, then the rule that it breaks.
 
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, field
-from typing import Any, Final, Self
+from dataclasses import dataclass, field
+from typing import Any, Final, NamedTuple, Self
 
 from initd.errors import InvalidArgument
 from runtime import scope
-from runtime.cells.policy import Policy
+from runtime.cells.policy import UNSUPERVISED, Policy
 from runtime.cells.security import Profile, Security
+from runtime.cells.values import to_json
 
 # The system's own cell, and what a caller in a cell sees that one called. No cell can have these
 # names: `_` is not a label's.
@@ -167,8 +168,7 @@ def _bounded(value: int | None, where: str, least: int, most: int) -> None:
         raise InvalidArgument(f"{where}: {value} is above {most}, the most that the kernel takes")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Cpu:
+class Cpu(NamedTuple):
     """cgroup-v2.rst, "CPU". Times in microseconds."""
 
     weight: int | None = None
@@ -191,8 +191,7 @@ class Cpu:
         return files
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Cpuset:
+class Cpuset(NamedTuple):
     """cgroup-v2.rst, "Cpuset". Lists of CPUs and of memory nodes."""
 
     cpus: str | None = None
@@ -209,8 +208,7 @@ class Cpuset:
         return {file: text for file, text in files.items() if text is not None}
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Memory:
+class Memory(NamedTuple):
     """cgroup-v2.rst, "Memory". Bytes; the kernel rounds them down to whole pages."""
 
     min: int | None = None
@@ -219,20 +217,19 @@ class Memory:
     max: int | None = None
 
     def check(self, where: str) -> None:
-        for name, value in asdict(self).items():
+        for name, value in self._asdict().items():
             if value is not None and value < 0:
                 raise InvalidArgument(f"{where}.{name}: {value} is negative; give bytes, 0 or more")
 
     def files(self) -> dict[str, str]:
         return {
             f"memory.{name}": str(value)
-            for name, value in asdict(self).items()
+            for name, value in self._asdict().items()
             if value is not None
         }
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Pids:
+class Pids(NamedTuple):
     """cgroup-v2.rst, "PID"."""
 
     max: int | None = None
@@ -244,8 +241,7 @@ class Pids:
         return {} if self.max is None else {"pids.max": str(self.max)}
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class IoMax:
+class IoMax(NamedTuple):
     """A line of io.max: bytes and operations in a second."""
 
     device: str
@@ -269,13 +265,12 @@ class IoMax:
     def _figures(self) -> dict[str, int]:
         return {
             name: value
-            for name, value in asdict(self).items()
+            for name, value in self._asdict().items()
             if name != "device" and value is not None
         }
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Io:
+class Io(NamedTuple):
     """cgroup-v2.rst, "IO"."""
 
     weight: int | None = None
@@ -349,7 +344,8 @@ class Cell:
         return files
 
     def to_json(self) -> dict[str, Any]:
-        return asdict(self)
+        value: dict[str, Any] = to_json(self)
+        return value
 
     @classmethod
     def from_json(cls, spec: Mapping[str, Any]) -> Self:
@@ -377,7 +373,7 @@ class Executable:
     args: tuple[str, ...] = ()
     environment: Mapping[str, str] = field(default_factory=dict)
     working_directory: str = ""
-    policy: Policy = field(default_factory=Policy)
+    policy: Policy = UNSUPERVISED
 
     def __post_init__(self) -> None:
         executable_name(self.name, "executable.name")
@@ -402,7 +398,8 @@ class Executable:
                 )
 
     def to_json(self) -> dict[str, Any]:
-        return asdict(self)
+        value: dict[str, Any] = to_json(self)
+        return value
 
     @classmethod
     def from_json(cls, spec: Mapping[str, Any]) -> Self:

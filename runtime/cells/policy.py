@@ -5,9 +5,8 @@ Times are seconds. What is None was not given, and its default counts.
 
 import re
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
 from enum import StrEnum
-from typing import Any, Final, Self
+from typing import Any, Final, NamedTuple, Self
 
 from initd.errors import InvalidArgument
 
@@ -43,8 +42,7 @@ class Kind(StrEnum):
     NOTIFY = "notify"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Restart:
+class Restart(NamedTuple):
     """Whether and how soon an executable is started again when it has ended."""
 
     mode: Mode = Mode.NEVER
@@ -54,7 +52,7 @@ class Restart:
     window: float | None = None
 
     def check(self, where: str) -> None:
-        given = {name: value for name, value in asdict(self).items() if value is not None}
+        given = {name: value for name, value in self._asdict().items() if value is not None}
         del given["mode"]
         if self.mode is Mode.NEVER and given:
             raise InvalidArgument(
@@ -96,8 +94,7 @@ class Restart:
         return DEFAULT_WINDOW if self.window is None else self.window
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Readiness:
+class Readiness(NamedTuple):
     """What an executable must do until others may rely on it."""
 
     kind: Kind = Kind.STARTED
@@ -117,14 +114,13 @@ class Readiness:
         _bounded(self.timeout, f"{where}.timeout", MIN_BACKOFF, MAX_TIME)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Policy:
+class Policy(NamedTuple):
     """All of it together."""
 
-    restart: Restart = field(default_factory=Restart)
+    restart: Restart = Restart()
     after: tuple[str, ...] = ()
     """Names of executables in the same cell, or CELL/NAME of one in a cell below."""
-    readiness: Readiness = field(default_factory=Readiness)
+    readiness: Readiness = Readiness()
 
     def check(self, name: str) -> None:
         """`name` is the executable's own."""
@@ -143,10 +139,7 @@ class Policy:
     @property
     def supervised(self) -> bool:
         """Whether there is anything to do beside starting it once."""
-        return self != Policy()
-
-    def to_json(self) -> dict[str, Any]:
-        return asdict(self)
+        return self != UNSUPERVISED
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Self:
@@ -157,6 +150,9 @@ class Policy:
             after=tuple(value["after"]),
             readiness=Readiness(**{**readiness, "kind": Kind(readiness["kind"])}),
         )
+
+
+UNSUPERVISED: Final = Policy()
 
 
 def _bounded(value: float | None, where: str, least: float, most: float) -> None:

@@ -1,9 +1,8 @@
 """What processes of a cell may not do, and what comes of it where cells lie in each other."""
 
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
 from enum import StrEnum
-from typing import Any, Final, Self
+from typing import Any, Final, NamedTuple, Self
 
 from initd.errors import InvalidArgument
 from initd.linux import capability
@@ -22,8 +21,7 @@ class Seccomp(StrEnum):
 ISOLATED: Final = ("user_namespace", "read_only_root", "private_tmp", "private_dev")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Security:
+class Security(NamedTuple):
     """As it was asked for."""
 
     profile: Profile | None = None
@@ -76,9 +74,6 @@ class Security:
         if self.drop_capabilities or self.keep_capabilities:
             return frozenset(self.keep_capabilities)
         return None
-
-    def to_json(self) -> dict[str, Any]:
-        return asdict(self)
 
     @classmethod
     def from_json(cls, spec: Mapping[str, Any]) -> Self:

@@ -276,7 +276,7 @@ def cell_to_proto(cell: model.Cell) -> cells_pb2.Cell:
         there = getattr(message, field)
         # A message without fields was given too.
         there.SetInParent()
-        for name in limits.__slots__:
+        for name in limits._fields:
             value = getattr(limits, name)
             if isinstance(value, tuple):
                 getattr(there, name).extend(map(_io_max_to_proto, value))

@@ -9,7 +9,6 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Collection, Iterator
-from dataclasses import replace
 from typing import Final, Protocol
 
 from initd.errors import AuraedError, InvalidArgument, Unavailable
@@ -172,7 +171,7 @@ class Supervision:
         """No further start. What runs is the caller's to end; what is being started is killed."""
         unit = self._units[id_]
         if unit.wanted.rest is None and not unit.wanted.stopped:
-            self._set(unit, replace(unit.wanted, stopped=True, due=None, restart_at=None))
+            self._set(unit, unit.wanted._replace(stopped=True, due=None, restart_at=None))
             self._look(id_)
 
     def stop_all(self, cells: Collection[str]) -> None:
@@ -264,7 +263,7 @@ class Supervision:
         if unit.starting is not None:
             return
         if wanted.stopped and wanted.rest is None:
-            wanted = replace(wanted, rest=State.ENDED, reason="")
+            wanted = wanted._replace(rest=State.ENDED, reason="")
             self._set(unit, wanted)
         if wanted.rest is not None:
             self._come_to_rest(unit)
@@ -314,12 +313,12 @@ class Supervision:
         if unit.seen != run.serial:
             unit.seen, unit.seen_at, unit.poll = run.serial, now, POLL[0]
         if readiness.kind is Kind.LISTEN and self._around.listens(wanted):
-            self._set(unit, replace(wanted, listening=run.serial))
+            self._set(unit, wanted._replace(listening=run.serial))
             _cancel(unit)
             return
         left = None if readiness.timeout is None else unit.seen_at + readiness.timeout - now
         if left is not None and left <= 0:
-            self._set(unit, replace(wanted, late=run.serial))
+            self._set(unit, wanted._replace(late=run.serial))
             self._processes.end(wanted.id, DEFAULT_GRACE)
             return
         if readiness.kind is Kind.LISTEN:

@@ -8,16 +8,16 @@ import json
 import os
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import asdict, dataclass, replace
 from enum import StrEnum
 from pathlib import Path
-from typing import Any, Final, Self
+from typing import Any, Final, NamedTuple, Self
 
 from initd.errors import InvalidArgument
 from initd.processes import model as processes
 from initd.processes.model import Process
 from runtime.cells.model import Executable, identity
 from runtime.cells.policy import Kind, Mode
+from runtime.cells.values import to_json
 
 BILLION: Final = 1_000_000_000
 
@@ -53,8 +53,7 @@ class State(StrEnum):
     FAILED = "failed"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Exit:
+class Exit(NamedTuple):
     """How a run ended: code or signal, and when."""
 
     code: int | None
@@ -62,8 +61,7 @@ class Exit:
     at: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Wanted:
+class Wanted(NamedTuple):
     """An executable that is supervised.
 
     Serial numbers are PID 1's. A run whose end was acted on has one up to `handled`.
@@ -105,7 +103,8 @@ class Wanted:
         return process if process is not None and process.serial > self.handled else None
 
     def to_json(self) -> dict[str, Any]:
-        return asdict(self)
+        value: dict[str, Any] = to_json(self)
+        return value
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Self:
@@ -124,8 +123,7 @@ class Wanted:
 def after_end(wanted: Wanted, run: Process, now: float, wall: int) -> Wanted:
     """What comes after the end of a run."""
     ended = run.ended or wall
-    known = replace(
-        wanted,
+    known = wanted._replace(
         handled=run.serial,
         ran=True,
         last=Exit(code=run.code, signal=run.signal, at=ended),
@@ -153,19 +151,18 @@ def _after(
     """`hard`: no exit code tells the failure, so the state has to."""
     policy = wanted.executable.policy.restart
     if wanted.stopped:
-        return replace(wanted, rest=State.ENDED, reason="")
+        return wanted._replace(rest=State.ENDED, reason="")
     if policy.mode is Mode.NEVER or (policy.mode is Mode.ON_FAILURE and not failed):
         rest = State.FAILED if hard else State.ENDED
-        return replace(wanted, rest=rest, reason=cause if failed else "")
+        return wanted._replace(rest=rest, reason=cause if failed else "")
     recent = tuple(at for at in wanted.recent if now - at < policy.within)
     if policy.limit is not None and len(recent) >= policy.limit:
         times = f"{policy.limit} time{'s' if policy.limit > 1 else ''}"
         used = f"restarted {times} within {policy.within:g} s; the last run {cause}"
-        return replace(wanted, rest=State.FAILED, reason=used)
+        return wanted._replace(rest=State.FAILED, reason=used)
     fresh = not wanted.delay or ran >= policy.most
     delay = policy.first if fresh else min(2 * wanted.delay, policy.most)
-    return replace(
-        wanted,
+    return wanted._replace(
         recent=recent,
         delay=delay,
         due=now + delay,
@@ -177,8 +174,7 @@ def _after(
 def restarted(wanted: Wanted, now: float) -> Wanted:
     """Its backoff is over."""
     counted = wanted.executable.policy.restart.limit is not None
-    return replace(
-        wanted,
+    return wanted._replace(
         restarts=wanted.restarts + 1,
         recent=(*wanted.recent, now) if counted else (),
         due=None,

@@ -125,7 +125,7 @@ def test_the_mode_says_after_which_ends_it_is_started_again(
     process = run(code=how.get("code"), signal=how.get("signal"))
     after = ends(wanted(mode), process)
     assert decisions.state(after, process) is state
-    assert ends(replace(wanted(mode), stopped=True), process).rest is State.ENDED
+    assert ends(wanted(mode)._replace(stopped=True), process).rest is State.ENDED
 
 
 def test_the_limit_counts_restarts_within_its_window_only() -> None:
@@ -136,7 +136,7 @@ def test_the_limit_counts_restarts_within_its_window_only() -> None:
     state = ends(state, run(5, code=1), 29.0)
     assert state.rest is State.FAILED
     assert state.reason == ("restarted 2 times within 10 s; the last run ended with exit code 1")
-    assert ends(replace(state, rest=None), run(6, code=1), 30.1).rest is None
+    assert ends(state._replace(rest=None), run(6, code=1), 30.1).rest is None
 
 
 def test_one_that_was_late_or_refused_failed_though_no_exit_code_says_so() -> None:
@@ -167,7 +167,7 @@ def test_what_makes_it_ready(
     assert not decisions.ready(one, None)
     assert decisions.ready(one, run()) is running
     assert decisions.ready(one, run(ready=True)) is notified
-    assert decisions.ready(replace(one, listening=1), run()) is listening
+    assert decisions.ready(one._replace(listening=1), run()) is listening
     assert not decisions.ready(one, run(state=ProcessState.STOPPING, ready=True))
     assert decisions.ready(ends(one, run(code=0)), run(code=0)) is exit_0
     assert decisions.ready(ends(one, run(code=1)), run(code=1)) is exit_1
@@ -196,7 +196,7 @@ def test_names_of_others_are_relative_to_the_cell() -> None:
 def test_what_is_wanted_is_the_same_after_a_restart(tmp_path: Path) -> None:
     files = WantedFiles(tmp_path)
     first = ends(wanted(Mode.ALWAYS, Kind.LISTEN, limit=3), run(code=None, signal=9), 5.5)
-    second = replace(first, cell="web/api", executable=replace(first.executable, name="a.b_c"))
+    second = first._replace(cell="web/api", executable=replace(first.executable, name="a.b_c"))
     files.write(wanted())
     files.write(first)
     files.write(second)
@@ -246,5 +246,5 @@ def test_the_tables_of_the_kernel_tell_who_listens(tmp_path: Path) -> None:
 
 def test_nobody_else_may_read_what_is_wanted(tmp_path: Path) -> None:
     folder = tmp_path / "executables"
-    WantedFiles(folder).write(replace(wanted(), cell="web/api"))
+    WantedFiles(folder).write(wanted()._replace(cell="web/api"))
     assert folder.stat().st_mode & 0o777 == 0o700

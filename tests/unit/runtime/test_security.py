@@ -12,7 +12,7 @@ RESTRICTED = Security(profile=Profile.RESTRICTED)
 
 def test_the_restricted_profile_sets_every_field() -> None:
     resolved = RESTRICTED.resolved()
-    flags = set(Security.__slots__) - {"profile", "keep_capabilities", "seccomp"}
+    flags = set(Security._fields) - {"profile", "keep_capabilities", "seccomp"}
     assert {name for name in flags if getattr(resolved, name)} == flags
     assert resolved.kept == frozenset()
     assert resolved.seccomp is Seccomp.DEFAULT
