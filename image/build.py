@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from image import debian, disk, initramfs, kernel, mkosi, overlay, python, root, stages
+from image import debian, disk, initramfs, kernel, mkosi, overlay, pack, python, root, stages
 from image.debian import NoMirrorError
 from image.mkosi import BuildError, Workshop
 from image.stages import Stage
@@ -105,7 +105,7 @@ def chain(at: Places) -> list[Stage]:
         Stage(
             "packages",
             "root: our packages",
-            packages,
+            (*packages, *at.code("pack.py")),
             (at.root / python.DIST_PACKAGES / "initd",),
             lambda _: _lay_packages(at),
         ),
@@ -211,6 +211,9 @@ def _lay_packages(at: Places) -> None:
     packages = at.root / python.DIST_PACKAGES
     version = python.install_wheel_of_ours(at.project, packages)
     python.compile_tree(at.root, [packages / name for name in python.OURS], prefix=at.root)
+    for name in pack.PACKAGES:
+        pack.write_package(packages / name, prefix=at.root)
+    pack.write_others(at.root, packages)
     root.write_os_release(at.root, version)
 
 

@@ -3,10 +3,11 @@
 import shutil
 import tempfile
 from collections.abc import Mapping
+from itertools import chain
 from pathlib import Path, PurePosixPath
 from typing import Final
 
-from image import elf, kernel, python
+from image import elf, kernel, pack, python
 from image.cpio import Archive
 from image.mkosi import Workshop
 
@@ -17,11 +18,17 @@ from initd.headstart import IMPORTED_AHEAD
 for name in IMPORTED_AHEAD: __import__(name)
 """
 
+EARLY: Final = "from initd import pack"
+
 INIT: Final = f"""\
 #!/usr/bin/python3 -IS
 import sys
 
 sys.path.append("/{python.DIST_PACKAGES}")
+
+from initd import pack
+
+pack.install()
 
 from initd.initramfs import main
 
@@ -67,20 +74,38 @@ def add_python(archive: Archive, root: Path) -> None:
     archive.symlink(PurePosixPath("/usr/lib64") / loader.name, f"../..{loader}")
     for library in sorted({*libraries, *extensions, root / python.LOADER}):
         archive.file(_inside(library, root), library)
+    add_modules(archive, root, root)
+
+
+def add_modules(archive: Archive, root: Path, *prefixes: Path) -> None:
+    """The Python modules of `/init`. Those that it takes to read a pack are files, without their
+    sources; all are in the pack. They lie below one of `prefixes`, which is what their paths lose,
+    and those of the first are found first."""
+    path = [prefix / python.DIST_PACKAGES for prefix in dict.fromkeys((*prefixes, root))]
+    early = python.loaded_modules(root, EARLY, path)
+    modules = python.loaded_modules(root, ENTRY, path, frozen=False)
     with tempfile.TemporaryDirectory(prefix="aurae-initramfs-") as name:
-        for path, compiled in compiled_files(root, modules, root, Path(name)).items():
-            archive.file(path, compiled)
+        for number, prefix in enumerate(prefixes):
+            work = Path(name) / str(number)
+            for place, compiled in _compiled_files(root, early, prefix, work).items():
+                archive.file(place, compiled)
+        packed = Path(name) / "pack"
+        contents = (pack.contents(modules, prefix) for prefix in prefixes)
+        pack.write(packed, chain.from_iterable(contents))
+        archive.file(pack.PLACE, packed)
 
 
-def compiled_files(
+def _compiled_files(
     python_root: Path, modules: Mapping[str, Path], prefix: Path, work: Path
 ) -> dict[PurePosixPath, Path]:
     """Compile Python modules to stand without their sources; by their place in the initramfs.
 
-    `prefix` is what the modules' paths lose there, `work` an empty folder for the results.
+    `prefix` is what the modules' paths lose there, `work` a folder to be, for the results.
     """
+    work.mkdir()
     files = {}
-    for path in sorted(p for p in modules.values() if p.suffix in (".py", ".pyc")):
+    here = (path for path in modules.values() if path.is_relative_to(prefix))
+    for path in sorted(path for path in here if path.suffix in (".py", ".pyc")):
         copied = work / path.relative_to(prefix)
         copied.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(path, copied)

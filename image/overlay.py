@@ -9,7 +9,7 @@ import shutil
 import tempfile
 from pathlib import Path, PurePosixPath
 
-from image import initramfs, python
+from image import initramfs, pack, python
 from image.cpio import Archive
 
 PROJECT = Path(__file__).resolve().parent.parent
@@ -29,18 +29,11 @@ def build_overlay(out: Path, root: Path = ROOT, project: Path = PROJECT) -> Path
             ignored = shutil.ignore_patterns("__pycache__", "*.pyi", "*.pb")
             shutil.copytree(source, packages / source.name, ignore=ignored)
         python.compile_tree(root, [packages], prefix=tree)
+        for name in pack.PACKAGES:
+            pack.write_package(packages / name, prefix=tree)
         archive = Archive(file)
         archive.tree(PurePosixPath("/overlay"), packages)
-        path = [packages, root / python.DIST_PACKAGES]
-        modules = python.loaded_modules(root, initramfs.ENTRY, path)
-        for prefix in (tree, root):
-            here = {n: p for n, p in modules.items() if p.is_relative_to(prefix)}
-            work = Path(name) / f"compiled-{prefix.name}"
-            work.mkdir()
-            for target, compiled in initramfs.compiled_files(root, here, prefix, work).items():
-                archive.file(target, compiled)
-        for extension in sorted(p for p in modules.values() if p.suffix == ".so"):
-            archive.file(PurePosixPath("/") / extension.relative_to(root), extension)
+        initramfs.add_modules(archive, root, tree, root)
         archive.close()
     return out
 

@@ -16,6 +16,7 @@ from typing import Final
 from image.mkosi import BuildError
 
 SERIES: Final = "3.13"
+TAG: Final = f"cpython-{SERIES.replace('.', '')}"
 STDLIB: Final = Path(f"usr/lib/python{SERIES}")
 DIST_PACKAGES: Final = Path("usr/lib/python3/dist-packages")
 LIBRARIES: Final = Path("usr/lib/x86_64-linux-gnu")
@@ -157,13 +158,18 @@ def _compile(root: Path, *arguments: str | Path) -> None:
     run(root, "-m", "compileall", *options, *arguments)
 
 
-def loaded_modules(root: Path, statement: str, path: Iterable[Path]) -> dict[str, Path]:
-    """Files of the modules that are loaded once `statement` has run, by module name."""
+def loaded_modules(
+    root: Path, statement: str, path: Iterable[Path], *, frozen: bool = True
+) -> dict[str, Path]:
+    """Files of the modules that are loaded once `statement` has run, by module name.
+
+    `frozen`: also of those that Python has in itself."""
     program = (
         f"{statement}\nimport sys\nfor name, module in sorted(sys.modules.items()):\n"
         "    spec = getattr(module, '__spec__', None)\n"
         "    file = getattr(module, '__file__', None)\n"
-        "    if file and spec and spec.name == name: print(name, file)\n"
+        f"    if file and spec and spec.name == name and ({frozen} or spec.origin != 'frozen'):\n"
+        "        print(name, file)\n"
     )
     found = {}
     for line in run(root, "-c", program, path=path).splitlines():

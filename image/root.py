@@ -69,6 +69,10 @@ import sys
 
 sys.path.append("/{python.DIST_PACKAGES}")
 
+from initd import pack
+
+pack.install()
+
 from initd.__main__ import main
 
 sys.exit(main())

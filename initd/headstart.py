@@ -20,6 +20,8 @@ import sys
 from collections.abc import Callable
 from typing import Final, NamedTuple, NoReturn
 
+from initd import pack
+
 ENVIRONMENT: Final = {
     "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
     "HOME": "/root",
@@ -75,7 +77,10 @@ def command(module: str, python: str = PYTHON) -> tuple[str, ...]:
     """-I: neither environment nor working folder has a say in what is imported. Without the site
     module, and without runpy, which `-m` takes, an interpreter starts in two thirds of the time."""
     packages = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-    code = f"import sys; sys.path.append({packages!r}); import {module} as m; sys.exit(m.main())"
+    code = (
+        f"import sys; sys.path.append({packages!r}); from initd import pack; pack.install();"
+        f" import {module} as m; sys.exit(m.main())"
+    )
     return (python, "-IS", "-c", code)
 
 
@@ -163,6 +168,7 @@ def _enter(root: str) -> None:
     os.chdir("/")
     # The folders have the same names in the root, and other contents.
     sys.path_importer_cache.clear()
+    pack.install()
 
 
 def _step() -> None:

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from typing import Final, NoReturn
 
-from initd import headstart
+from initd import headstart, pack
 from initd.boot import cgroups
 from initd.linux import module
 from initd.linux.mount import MountFlag, mount
@@ -307,6 +307,7 @@ def _go_on() -> NoReturn:
     for name in [name for name in sys.modules if name.partition(".")[0] == "initd"]:
         del sys.modules[name]
     sys.path_importer_cache.clear()
+    pack.install()
     sys.exit(__import__("initd.__main__", fromlist=["main"]).main())
 
 
