@@ -13,9 +13,9 @@ from image.mkosi import Workshop
 
 # initd.boot.modules is imported only where a root is on a disk, the last only by the runtime.
 ENTRY: Final = """
+from runtime import ahead
+for _ in ahead.steps(): pass
 import initd.initramfs, initd.boot.modules
-from initd.headstart import IMPORTED_AHEAD
-for name in IMPORTED_AHEAD: __import__(name)
 """
 
 EARLY: Final = "from initd import pack"
@@ -30,9 +30,13 @@ from initd import pack
 
 pack.install()
 
+from initd import headstart
+
+runtime = headstart.begin("runtime.__main__", "runtime.ahead")
+
 from initd.initramfs import main
 
-main()
+main(runtime)
 """
 
 FOLDERS: Final = ("proc", "sys", "dev", "run", "sysroot", "ramfs", "tmp")
@@ -91,7 +95,11 @@ def add_modules(archive: Archive, root: Path, *prefixes: Path) -> None:
                 archive.file(place, compiled)
         packed = Path(name) / "pack"
         contents = (pack.contents(modules, prefix) for prefix in prefixes)
-        pack.write(packed, chain.from_iterable(contents))
+        pack.write(
+            packed,
+            chain.from_iterable(contents),
+            build=pack.build_of(root / python.DIST_PACKAGES),
+        )
         archive.file(pack.PLACE, packed)
 
 

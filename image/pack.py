@@ -1,5 +1,6 @@
 """Writes the packs that a node imports from (see `initd.pack`), out of compiled modules."""
 
+import hashlib
 import marshal
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path, PurePosixPath
@@ -11,12 +12,14 @@ from initd import pack
 # What the programs of a node have loaded when they are at work. What they load later, or seldom,
 # they find without a pack. The runtime's first.
 LOADED: Final = """
-import runtime.__main__
+import runtime.ahead, runtime.__main__
 runtime.__main__.load()
 import initd.__main__, initd.machine, initd.network.__main__, initd.first, initd.fallback
 """
 
 PACKAGES: Final = pack.PACKAGES
+
+
 PLACE: Final = PurePosixPath("/") / python.DIST_PACKAGES / pack.NAME
 
 # Of a file compiled by Python: magic number, flags, and what it is compared with.
@@ -43,13 +46,20 @@ def write_others(root: Path, packages: Path) -> None:
         for name, path in loaded.items()
         if not any(path.is_relative_to(folder) for folder in ours)
     }
-    write(packages / pack.NAME, contents(others, root))
+    modules = list(contents(others, root))
+    digest = hashlib.sha256(b"".join(code for _, _, code in modules)).hexdigest()
+    write(packages / pack.NAME, modules, build=digest)
 
 
-def write(output: Path, modules: Iterable[tuple[str, str, bytes]]) -> None:
+def build_of(packages: Path) -> str:
+    """See `initd.pack.build`."""
+    return pack.build(str(packages))
+
+
+def write(output: Path, modules: Iterable[tuple[str, str, bytes]], *, build: str = "") -> None:
     """`modules` gives names, files as they are called on the node, and code as marshal writes it,
     empty for an extension."""
-    index: dict[str, pack.Entry] = {}
+    index: dict[str, pack.Entry] = {pack.BUILD: (0, 0, build)}
     code = bytearray()
     for name, file, text in modules:
         index[name] = (len(code), len(text), file)

@@ -3,7 +3,8 @@
 An interpreter with all that the API needs takes longer to start than everything else on the node.
 So `/init` becomes two before it looks for the root, and its copy becomes the runtime:
 
-1. `begin`: while `/init` finds the root, the copy imports what the initramfs has of that;
+1. `begin`: while `/init` finds the root, the copy imports what the initramfs has of that (the
+   module `runtime.ahead` says in which steps);
 2. `let_in`: once the root is mounted the copy enters it and imports the rest, while `/init` becomes
    PID 1 of the root (see `initd.initramfs.hand_over`);
 3. `wait`: before its first step it waits until PID 1, which finds it by `taken`, has made what it
@@ -18,6 +19,7 @@ PID 1's own first copy is the network service, by `copy`.
 import os
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Final, NamedTuple, NoReturn
 
 from initd import pack
@@ -28,13 +30,6 @@ ENVIRONMENT: Final = {
     "LANG": "C.UTF-8",
 }
 PYTHON: Final = "/usr/bin/python3"
-
-# Of the standard library, in the order of what they cost. Each is short: `/init` waits for the one
-# that is being imported when the root is there.
-IMPORTED_AHEAD: Final = (
-    *("inspect", "logging", "pathlib", "socket", "subprocess", "dataclasses", "selectors"),
-    *("json", "concurrent.futures", "heapq", "signal", "fcntl", "resource", "contextvars"),
-)
 
 # In PID 1's environment: `PID:OUTPUT:END:GATE`. In the runtime's: that there is a gate.
 _VARIABLE: Final = "AURAE_HEAD_START"
@@ -84,10 +79,20 @@ def command(module: str, python: str = PYTHON) -> tuple[str, ...]:
     return (python, "-IS", "-c", code)
 
 
-def begin(module: str) -> tuple[HeadStart, int]:
-    """In `/init`: become two, of which one runs `module` and never returns.
+# A head start, and a descriptor for its `let_in`.
+Begun = tuple[HeadStart, int]
 
-    The number is a descriptor for `let_in`. Raises OSError."""
+
+def begin(module: str, ahead: str) -> Begun | None:
+    """In `/init`: become two, of which one runs `module` and never returns. Until there is a root
+    it takes the steps of module `ahead`. None: it could not."""
+    try:
+        return _begin(module, ahead)
+    except OSError:
+        return None
+
+
+def _begin(module: str, ahead: str) -> Begun:
     # On a machine without a console 0, 1 and 2 are free, and the runtime needs them.
     while (spare := os.open(os.devnull, os.O_RDWR)) <= _GATE:
         pass
@@ -101,7 +106,7 @@ def begin(module: str) -> tuple[HeadStart, int]:
         os.dup2(answering, _DESCRIPTORS, inheritable=False)
         os.closerange(_GATE + 1, _DESCRIPTORS)
         os.environ[_VARIABLE] = "gate"
-        _enter(_import_ahead())
+        _enter(_prepare(ahead))
         os.write(_DESCRIPTORS, b"\n")
         os.close(_DESCRIPTORS)
         _step()
@@ -149,25 +154,26 @@ def _become(module: str, output: int, prepare: Callable[[], None]) -> NoReturn:
         os._exit(code)
 
 
-def _import_ahead() -> str:
-    """Until `/init` tells of a root; returns that."""
+def _prepare(ahead: str) -> str:
+    """Take steps until `/init` tells of a root; returns that. `/init` waits for the last to end."""
     os.set_blocking(_GATE, False)
     try:
-        for name in IMPORTED_AHEAD:
-            try:
+        for _ in __import__(ahead, fromlist=["steps"]).steps():
+            with suppress(BlockingIOError):
                 return os.read(_GATE, 4096).decode()
-            except BlockingIOError:
-                __import__(name)
     finally:
         os.set_blocking(_GATE, True)
     return os.read(_GATE, 4096).decode()
 
 
 def _enter(root: str) -> None:
+    ours = pack.build()
     os.chroot(root)
     os.chdir("/")
     # The folders have the same names in the root, and other contents.
     sys.path_importer_cache.clear()
+    if pack.build() != ours:
+        raise SystemExit("not wanted: the root is of another build than the initramfs")
     pack.install()
 
 

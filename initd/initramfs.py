@@ -23,16 +23,12 @@ _POLL: Final = 0.02
 
 _SYSROOT: Final = "/sysroot"
 _INIT: Final = "/sbin/init"
-_PAGE: Final = 4096
 _DIST_PACKAGES: Final = f"{_SYSROOT}/usr/lib/python3/dist-packages"
 _OVERLAY: Final = "/overlay"
 _PMEM: Final = "/dev/pmem"
 _ROOT_FILE: Final = "/root.erofs"
 _RAMFS: Final = "/ramfs"
 _DEFAULT_ROOT: Final = "PARTLABEL=aurae-root-a"
-
-# What PID 1 would start as its first service.
-_RUNTIME: Final = "runtime.__main__"
 
 _NOTHING: Final = MountFlag.NOSUID | MountFlag.NODEV | MountFlag.NOEXEC
 
@@ -45,19 +41,14 @@ _MOUNTS: Final = (
 )
 
 
-# The runtime that begins beside us, and where it answers.
-Runtime = tuple[headstart.HeadStart, int]
-
-
 class RootError(Exception):
     """There is no root to hand over to."""
 
 
-def main() -> None:
+def main(runtime: headstart.Begun | None) -> None:
     """Never returns: becomes PID 1 of the root, or ends with a message, which is a panic."""
     for fstype, target, flags, options in _MOUNTS:
         mount(fstype, target, fstype, flags, options)
-    runtime = _begin_runtime()
     keep_credentials("/credentials", "/run/credentials/@system")
     load_modules("root")
     try:
@@ -264,11 +255,12 @@ def erofs_label(path: str) -> str | None:
     return block[64:80].rstrip(b"\0").decode(errors="replace")
 
 
-def hand_over(runtime: Runtime | None) -> None:
+def hand_over(runtime: headstart.Begun | None) -> None:
     """Make the mounted root the root, give back the initramfs's memory, become its PID 1.
 
-    Where that is `initd` run by the same interpreter as ours, no other is started: its start takes
-    longer than all that PID 1 does before its services run. Else `/sbin/init` is executed.
+    Where that is `initd` in the same build of Python and all, no other interpreter is started: its
+    start takes longer than all that PID 1 does before its services run. Else `/sbin/init` is
+    executed.
     """
     # Packages of a newer state of the code, for a machine that is being developed on.
     if os.path.isdir(_OVERLAY):
@@ -276,8 +268,8 @@ def hand_over(runtime: Runtime | None) -> None:
             mount(f"{_OVERLAY}/{name}", f"{_DIST_PACKAGES}/{name}", "", MountFlag.BIND)
     for _, target, _, _ in _MOUNTS:
         mount(target, f"{_SYSROOT}{target}", "", MountFlag.MOVE)
-    variables = _let_in(runtime)
-    ours = is_ours(f"{_SYSROOT}{_INIT}", f"{_SYSROOT}{headstart.PYTHON}", headstart.PYTHON)
+    ours = pack.build(_DIST_PACKAGES) == pack.build() != ""
+    variables = _let_in(runtime) if ours else {}
     os.chdir(_SYSROOT)
     # The root's file may go too: its mount holds it. A bind mount shows what is left of its source.
     empty("/", keep={_OVERLAY, _SYSROOT})
@@ -291,17 +283,6 @@ def hand_over(runtime: Runtime | None) -> None:
     os.execve(_INIT, sys.argv, os.environ)
 
 
-def is_ours(init: str, python: str, own: str) -> bool:
-    """Whether `init`, a file of the root, is run by the root's `python`, and that is our `own`."""
-    try:
-        # A program's first page has its build ID.
-        with open(init, "rb") as script, open(python, "rb") as theirs, open(own, "rb") as ours:
-            line = f"#!{headstart.PYTHON} -IS\n".encode()
-            return script.read(len(line)) == line and theirs.read(_PAGE) == ours.read(_PAGE)
-    except OSError:
-        return False
-
-
 def _go_on() -> NoReturn:
     """As the root's PID 1, with the modules of the root."""
     for name in [name for name in sys.modules if name.partition(".")[0] == "initd"]:
@@ -311,15 +292,7 @@ def _go_on() -> NoReturn:
     sys.exit(__import__("initd.__main__", fromlist=["main"]).main())
 
 
-def _begin_runtime() -> Runtime | None:
-    try:
-        return headstart.begin(_RUNTIME)
-    except OSError as e:
-        _log(f"the runtime gets no head start: {e}")
-        return None
-
-
-def _let_in(runtime: Runtime | None) -> dict[str, str]:
+def _let_in(runtime: headstart.Begun | None) -> dict[str, str]:
     """Have the runtime in the root; returns what PID 1 must have in its environment to find it."""
     if runtime is None:
         return {}

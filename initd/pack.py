@@ -29,6 +29,9 @@ FOLDER = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 # of the code in the pack, its length, and the module's file. An extension has no code here.
 Entry = tuple[int, int, str]
 
+# Under this name an index has, in place of a file, the build that the modules are of.
+BUILD = ""
+
 INDEX_LENGTH = 8
 
 
@@ -52,6 +55,13 @@ def read_index(path: str) -> dict[str, Entry]:
             file.read(int.from_bytes(file.read(INDEX_LENGTH), "little"))
         )
     return index
+
+
+def build(folder: str = FOLDER) -> str:
+    """Of which build the packs of this folder are: equal where Python, its library and all
+    packages of others are. Empty where there are none."""
+    _, _, name = read_index(f"{folder}/{NAME}").get(BUILD, (0, 0, ""))
+    return name
 
 
 class Packs:

@@ -24,9 +24,7 @@ def load() -> None:
     from runtime import imports
 
     imports.postpone()
-    with imports.without("ssl"):
-        # Its TLS, which the API leaves to gRPC, would load OpenSSL.
-        import asyncio  # noqa: F401
+    imports.asyncio()
     import runtime.server.server
     import runtime.server.settings  # noqa: F401
 

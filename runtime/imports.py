@@ -11,24 +11,52 @@ from importlib import import_module
 from types import ModuleType
 from typing import Any, Final
 
-# protobuf's pure Python implementation, which its compiled one imports and does not use. With it
-# come five more modules: a tenth of the start.
-POSTPONED: Final = ("google.protobuf.internal.python_message",)
+POSTPONED: Final = (
+    # protobuf's pure Python implementation, which its compiled one imports and does not use. With
+    # it come five more modules: a tenth of the start.
+    "google.protobuf.internal.python_message",
+    # Of protobuf's Timestamp in local time, with locale.
+    "calendar",
+)
+
+# These as well, and what is asked of them at the start is found in another module.
+SMALLER: Final = {
+    # What asyncio asks of functions. With it come ast, dis, and more.
+    "inspect": "runtime.inspection",
+    # It makes classes for all that is new in typing, and our Python has that.
+    "typing_extensions": "typing",
+}
 
 
 def postpone(names: Iterable[str] = POSTPONED) -> None:
-    """Have these modules loaded when something in them is asked for, and not before."""
+    """Have these modules loaded when something in them is asked for, and not before. Those that are
+    loaded stay so."""
     for name in names:
-        sys.modules[name] = _StandIn(name)
+        sys.modules.setdefault(name, _StandIn(name))
+    for name, smaller in SMALLER.items():
+        sys.modules.setdefault(name, _StandIn(name, smaller))
+
+
+def asyncio() -> None:
+    """Import it without its TLS, which would load OpenSSL, and which the API leaves to gRPC."""
+    if "asyncio" not in sys.modules:
+        with without("ssl"):
+            import_module("asyncio")
 
 
 class _StandIn(ModuleType):
-    """Stands in `sys.modules` for a module until it is used."""
+    """Stands in `sys.modules` for a module until something is used that `first` has not."""
+
+    def __init__(self, name: str, first: str = "") -> None:
+        super().__init__(name)
+        self.__first = first
 
     def __getattr__(self, attribute: str) -> Any:
         # What the import system itself asks of a module is no use of it.
         if attribute.startswith("__"):
             raise AttributeError(attribute)
+        if self.__first and hasattr(found := import_module(self.__first), attribute):
+            return getattr(found, attribute)
         if sys.modules.get(self.__name__) is self:
             del sys.modules[self.__name__]
         return getattr(import_module(self.__name__), attribute)

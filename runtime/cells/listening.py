@@ -14,7 +14,7 @@ from typing import Final
 
 _LISTEN: Final = "0A"
 _ACCEPTS: Final = 0x10000
-_SOCKET: Final = re.compile(r"socket:\[(\d+)\]")
+_SOCKET: Final = r"socket:\[(\d+)\]"
 
 
 def listens(pids: Iterable[int], address: str, proc: Path = Path("/proc")) -> bool:
@@ -57,6 +57,6 @@ def _held(process: Path) -> set[str]:
     with suppress(OSError):
         for entry in os.scandir(process / "fd"):
             with suppress(OSError):
-                if match := _SOCKET.fullmatch(os.readlink(entry.path)):  # noqa: PTH115
+                if match := re.fullmatch(_SOCKET, os.readlink(entry.path)):  # noqa: PTH115
                     held.add(match[1])
     return held

@@ -5,7 +5,7 @@ Messages name the field as it stands in the proto, then the rule that it breaks.
 
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any, Final, NamedTuple, Self
 
 from initd.errors import InvalidArgument
@@ -45,10 +45,10 @@ MAX_CPU: Final = 8191
 MAX_STRING: Final = 131_071
 MAX_REQUEST: Final = 100_000
 
-_NOT_LABEL: Final = re.compile(r"[^a-zA-Z0-9-]")
-_EXECUTABLE: Final = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9._-]{0,62}")
-_DEVICE: Final = re.compile(r"[0-9]{1,4}:[0-9]{1,7}")
-_RANGE: Final = re.compile(r"([0-9]{1,5})(?:-([0-9]{1,5}))?")
+_NOT_LABEL: Final = r"[^a-zA-Z0-9-]"
+_EXECUTABLE: Final = r"[a-zA-Z0-9][a-zA-Z0-9._-]{0,62}"
+_DEVICE: Final = r"[0-9]{1,4}:[0-9]{1,7}"
+_RANGE: Final = r"([0-9]{1,5})(?:-([0-9]{1,5}))?"
 
 
 def cell_name(text: str, where: str) -> str:
@@ -72,7 +72,7 @@ def _label(label: str, where: str) -> None:
         raise InvalidArgument(
             f"{where}: a label has {len(label)} characters; it takes 1 to {MAX_LABEL}"
         )
-    if bad := _NOT_LABEL.search(label):
+    if bad := re.search(_NOT_LABEL, label):
         raise InvalidArgument(f"{where}: has {bad[0]!a}; labels take a-z A-Z 0-9 and - only")
     if label.startswith("-") or label.endswith("-"):
         raise InvalidArgument(f"{where}: label {label} has - at an end; - may stand within only")
@@ -82,7 +82,7 @@ def executable_name(text: str, where: str) -> str:
     """Return `text` if it can be an executable's name."""
     if not text:
         raise InvalidArgument(f"{where}: is empty; give the executable a name")
-    if not _EXECUTABLE.fullmatch(text):
+    if not re.fullmatch(_EXECUTABLE, text):
         raise InvalidArgument(
             f"{where}: {text[:80]!a} is no name; it takes 1 to 63 of a-z A-Z 0-9 . _ -, "
             "the first of them a letter or digit"
@@ -146,7 +146,7 @@ def numbers(text: str, where: str) -> frozenset[int]:
         raise InvalidArgument(f"{where}: is empty; leave it out, or give a list such as `0-3,6`")
     members: set[int] = set()
     for part in text.split(","):
-        if not (match := _RANGE.fullmatch(part)):
+        if not (match := re.fullmatch(_RANGE, part)):
             raise InvalidArgument(
                 f"{where}: {text[:80]!a} is no list; write numbers and ranges such as `0-3,6`"
             )
@@ -251,7 +251,7 @@ class IoMax(NamedTuple):
     wiops: int | None = None
 
     def check(self, where: str) -> None:
-        if not _DEVICE.fullmatch(self.device):
+        if not re.fullmatch(_DEVICE, self.device):
             raise InvalidArgument(
                 f"{where}.device: {self.device[:80]!a} is no device; write its numbers, such as 8:0"
             )
@@ -296,8 +296,7 @@ class Io(NamedTuple):
         return cls(weight=spec["weight"], max=tuple(IoMax(**line) for line in spec["max"]))
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Cell:
+class Cell(NamedTuple):
     """A cell as it was asked for. What is None was not given."""
 
     name: str
@@ -310,12 +309,14 @@ class Cell:
     isolate_network: bool = False
     security: Security | None = None
 
-    def __post_init__(self) -> None:
+    def checked(self) -> Self:
+        """Itself. Raises InvalidArgument where it cannot be."""
         cell_name(self.name, "cell.name")
         for where, limits in self.limits():
             limits.check(f"cell.{where}")
         if self.security is not None:
             self.security.check("cell.security", isolated=self.isolate_process)
+        return self
 
     def limits(self) -> Iterator[tuple[str, Cpu | Cpuset | Memory | Pids | Io]]:
         """Those that were given, by the name of their field."""
@@ -360,22 +361,22 @@ class Cell:
             isolate_process=spec.get("isolate_process", False),
             isolate_network=spec.get("isolate_network", False),
             security=None if spec.get("security") is None else Security.from_json(spec["security"]),
-        )
+        ).checked()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Executable:
+class Executable(NamedTuple):
     """What to run, as it was asked for."""
 
     name: str
     command: str
     description: str = ""
     args: tuple[str, ...] = ()
-    environment: Mapping[str, str] = field(default_factory=dict)
+    environment: Mapping[str, str] = MappingProxyType({})
     working_directory: str = ""
     policy: Policy = UNSUPERVISED
 
-    def __post_init__(self) -> None:
+    def checked(self) -> Self:
+        """Itself. Raises InvalidArgument where it cannot be."""
         executable_name(self.name, "executable.name")
         for name in self.policy.after:
             _dependency(name)
@@ -396,6 +397,7 @@ class Executable:
                     f"executable.working_directory: {self.working_directory[:80]!a} is not "
                     "absolute; begin it with /"
                 )
+        return self
 
     def to_json(self) -> dict[str, Any]:
         value: dict[str, Any] = to_json(self)
@@ -404,7 +406,7 @@ class Executable:
     @classmethod
     def from_json(cls, spec: Mapping[str, Any]) -> Self:
         policy = Policy.from_json(spec["policy"])
-        return cls(**{**spec, "args": tuple(spec["args"]), "policy": policy})
+        return cls(**{**spec, "args": tuple(spec["args"]), "policy": policy}).checked()
 
 
 def _dependency(name: str) -> None:

@@ -22,7 +22,7 @@ DEFAULT_WINDOW: Final = 600.0
 
 # unix(7): a path of 107 bytes and a NUL.
 MAX_SOCKET: Final = 107
-_PORT: Final = re.compile(r"[0-9]{1,5}")
+_PORT: Final = r"[0-9]{1,5}"
 
 
 class Mode(StrEnum):
@@ -164,7 +164,7 @@ def _address(text: str, where: str) -> None:
     if text.startswith("/"):
         if len(text.encode()) > MAX_SOCKET or "\0" in text:
             raise InvalidArgument(f"{where}: is no path of a socket; it takes {MAX_SOCKET} bytes")
-    elif not _PORT.fullmatch(text) or not 1 <= int(text) <= 65535:
+    elif not re.fullmatch(_PORT, text) or not 1 <= int(text) <= 65535:
         raise InvalidArgument(
             f"{where}: {text[:80]!a} is no address; give a TCP port, or the absolute path of a "
             "Unix socket"

@@ -2,7 +2,6 @@
 
 import time
 from collections.abc import AsyncIterator, Mapping
-from dataclasses import replace
 from functools import partial
 from typing import Any, Final, TypeAlias, TypeVar
 
@@ -147,7 +146,7 @@ class CellService(cells_pb2_grpc.CellServiceServicer):
 def scoped_cell(message: cells_pb2.Cell) -> model.Cell:
     """The cell that the caller means."""
     cell = cell_from_proto(message)
-    return replace(cell, name=scope.current().absolute(cell.name))
+    return cell._replace(name=scope.current().absolute(cell.name)).checked()
 
 
 def start_from_proto(request: cells_pb2.CellServiceStartRequest) -> Start:
@@ -230,7 +229,7 @@ def cell_from_proto(cell: cells_pb2.Cell) -> model.Cell:
         isolate_process=cell.isolate_process,
         isolate_network=cell.isolate_network,
         security=_security_from_proto(cell.security) if cell.HasField("security") else None,
-    )
+    ).checked()
 
 
 def _controller(cell: cells_pb2.Cell, field: str, kind: type[_T]) -> _T | None:
@@ -320,7 +319,7 @@ def executable_from_proto(executable: cells_pb2.Executable) -> model.Executable:
             after=tuple(executable.after),
             readiness=_readiness_from_proto(executable.readiness),
         ),
-    )
+    ).checked()
 
 
 def _restart_from_proto(restart: cells_pb2.RestartPolicy) -> Restart:

@@ -1,15 +1,14 @@
 """SPIFFE IDs, as the SPIFFE-ID standard defines them (sections 2.1 to 2.4)."""
 
 import re
-from dataclasses import dataclass
-from typing import Final, Self
+from typing import Final, NamedTuple, Self
 
 SCHEME: Final = "spiffe://"
 MAX_ID: Final = 2048
 MAX_TRUST_DOMAIN: Final = 255
 
-_NOT_TRUST_DOMAIN: Final = re.compile(r"[^a-z0-9._-]")
-_NOT_SEGMENT: Final = re.compile(r"[^a-zA-Z0-9._-]")
+_NOT_TRUST_DOMAIN: Final = r"[^a-z0-9._-]"
+_NOT_SEGMENT: Final = r"[^a-zA-Z0-9._-]"
 
 
 def parse_trust_domain(text: str) -> str:
@@ -18,7 +17,7 @@ def parse_trust_domain(text: str) -> str:
         raise ValueError("the trust domain is empty; it takes 1 to 255 of a-z 0-9 . _ -")
     if len(text) > MAX_TRUST_DOMAIN:
         raise ValueError(f"the trust domain has {len(text)} characters; at most {MAX_TRUST_DOMAIN}")
-    if bad := _NOT_TRUST_DOMAIN.search(text):
+    if bad := re.search(_NOT_TRUST_DOMAIN, text):
         raise ValueError(f"the trust domain has {bad[0]!a}; it takes a-z 0-9 . _ - only")
     return text
 
@@ -29,29 +28,35 @@ def parse_segment(text: str) -> str:
         raise ValueError("a path segment is empty; no // and no / at the end")
     if text in {".", ".."}:
         raise ValueError(f"the path has the segment {text!a}; no . and no ..")
-    if bad := _NOT_SEGMENT.search(text):
+    if bad := re.search(_NOT_SEGMENT, text):
         raise ValueError(f"the path has {bad[0]!a}; segments take a-z A-Z 0-9 . _ - only")
     return text
 
 
-@dataclass(frozen=True, slots=True, order=True)
-class SpiffeId:
-    """A valid SPIFFE ID. Two are the same identity if and only if they are equal."""
-
+class _Parts(NamedTuple):
     trust_domain: str
-    path: str = ""
+    path: str
     """Empty for the trust domain itself, else it begins with a slash."""
 
-    def __post_init__(self) -> None:
-        parse_trust_domain(self.trust_domain)
-        if self.path:
-            if not self.path.startswith("/"):
-                raise ValueError(f"the path {self.path!a} does not begin with /")
-            for segment in self.path[1:].split("/"):
+
+class SpiffeId(_Parts):
+    """A valid SPIFFE ID. Two are the same identity if and only if they are equal."""
+
+    __slots__ = ()
+
+    def __new__(cls, trust_domain: str, path: str = "") -> Self:
+        """Raises ValueError naming the rule that a part breaks."""
+        parse_trust_domain(trust_domain)
+        if path:
+            if not path.startswith("/"):
+                raise ValueError(f"the path {path!a} does not begin with /")
+            for segment in path[1:].split("/"):
                 parse_segment(segment)
+        self = super().__new__(cls, trust_domain, path)
         # Both parts are ASCII by now, so characters are bytes.
         if (length := len(str(self))) > MAX_ID:
             raise ValueError(f"it has {length} bytes; a SPIFFE ID has at most {MAX_ID}")
+        return self
 
     @classmethod
     def parse(cls, text: str) -> Self:

@@ -15,9 +15,9 @@ from initd.linux import peer
 PROC: Final = Path("/proc")
 
 # proc(5), /proc/PID/fdinfo: the process of a pidfd as our own process namespace numbers it.
-_PID: Final = re.compile(r"^Pid:\t(-?\d+)$", re.MULTILINE)
+_PID: Final = r"(?m)^Pid:\t(-?\d+)$"
 # cgroups(7), /proc/PID/cgroup: the line of the version 2 hierarchy.
-_CGROUP: Final = re.compile(r"^0::(/.*)$", re.MULTILINE)
+_CGROUP: Final = r"(?m)^0::(/.*)$"
 
 
 class Peer(NamedTuple):
@@ -44,7 +44,7 @@ def find(connection: socket.socket) -> Peer:
 def cgroup(folder: Path) -> str:
     """The cgroup of the process with this folder in /proc. Raises ProcessLookupError."""
     try:
-        found = _CGROUP.search((folder / "cgroup").read_text())
+        found = re.search(_CGROUP, (folder / "cgroup").read_text())
     except FileNotFoundError as e:
         raise ProcessLookupError(errno.ESRCH, os.strerror(errno.ESRCH), str(folder)) from e
     if found is None or found[1].endswith(" (deleted)"):
@@ -69,7 +69,7 @@ def _process(connection: socket.socket) -> Iterator[int]:
 
 
 def _pid(pidfd: int) -> int:
-    found = _PID.search((PROC / f"self/fdinfo/{pidfd}").read_text())
+    found = re.search(_PID, (PROC / f"self/fdinfo/{pidfd}").read_text())
     pid = int(found[1]) if found else -1
     # -1: it has been reaped. 0: our process namespace does not show it.
     if pid <= 0:

@@ -151,7 +151,7 @@ def test_a_program_that_cannot_start_is_refused_and_nothing_changes(
 def lay_over(machine: Machine, change: str) -> None:
     """Another version of PID 1's package, over the one of the image."""
     machine.system.read(
-        f"cp -a {PACKAGE} /tmp/broken; cd /tmp; "
+        f"cp -a {PACKAGE} /tmp/broken; cd /tmp; rm broken/modules.pack; "
         f"mount --bind /tmp/broken {PACKAGE}; {change}; ls {PACKAGE} >/dev/null"
     )
 

@@ -1,21 +1,39 @@
 """Modules that the API does without at its start."""
 
+import functools
+import inspect
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
+
+import pytest
+
+from runtime import inspection
 
 PROGRAM = """
 import sys
 from runtime import imports
 
-imports.postpone()
-with imports.without("ssl"):
-    import asyncio
-import runtime.server.server
-stand_ins = [name for name in imports.POSTPONED if type(sys.modules[name]).__name__ != "_StandIn"]
-assert not stand_ins, stand_ins
+names = (*imports.POSTPONED, *imports.SMALLER)
+from runtime import ahead
+for _ in ahead.steps():
+    pass
+before = set(sys.modules)
+import runtime.__main__
+runtime.__main__.load()
+import asyncio
+async def work():
+    asyncio.get_running_loop().add_signal_handler(10, print)
+    await asyncio.gather(asyncio.sleep(0), asyncio.sleep(0))
+asyncio.run(work())
+loaded = [name for name in names if type(sys.modules[name]).__name__ != "_StandIn"]
+assert not loaded, loaded
 for name in ("ssl", "grpc_reflection.v1alpha", "cryptography", "google.protobuf.text_format"):
     assert name not in sys.modules, name
+import inspect
+assert inspect.signature(print).parameters
+assert type(sys.modules["inspect"]).__name__ == "module"
 from google.protobuf.internal import python_message
 assert python_message.GeneratedProtocolMessageType.__name__ == "GeneratedProtocolMessageType"
 assert type(sys.modules["google.protobuf.internal.python_message"]).__name__ == "module"
@@ -23,8 +41,75 @@ import ssl
 """
 
 
-def test_nothing_that_is_postponed_is_loaded_by_the_server_and_all_can_be_used() -> None:
+async def async_function() -> None:
+    pass
+
+
+def plain() -> None:
+    pass
+
+
+def generator() -> Iterator[None]:
+    yield
+
+
+class Asynchronous:
+    async def method(self) -> None:
+        pass
+
+    async def __call__(self) -> None:
+        pass
+
+
+def run(program: str) -> str:
     env = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
-    line = [sys.executable, "-c", PROGRAM]
+    line = [sys.executable, "-c", program]
     done = subprocess.run(line, env=env, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_nothing_that_is_postponed_is_loaded_by_the_server_and_all_can_be_used() -> None:
+    run(PROGRAM)
+
+
+AHEAD = """
+import sys
+import runtime.__main__
+runtime.__main__.load()
+loaded = set(sys.modules)
+from runtime import ahead
+for _ in ahead.steps():
+    pass
+print(*(set(sys.modules) - loaded))
+"""
+
+
+def test_nothing_is_imported_ahead_that_the_server_does_without() -> None:
+    assert run(AHEAD).split() == ["runtime.ahead"]
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        async_function,
+        plain,
+        functools.partial(async_function),
+        functools.partial(plain),
+        Asynchronous().method,
+        Asynchronous(),
+        Asynchronous,
+        print,
+        "text",
+        generator,
+    ],
+)
+def test_functions_look_as_to_the_standard_library(value: object) -> None:
+    assert inspection.iscoroutinefunction(value) is inspect.iscoroutinefunction(value)
+    assert inspection.isawaitable(value) is inspect.isawaitable(value)
+
+
+def test_awaitables_look_as_to_the_standard_library() -> None:
+    coroutine = async_function()
+    assert inspection.isawaitable(coroutine) is inspect.isawaitable(coroutine) is True
+    coroutine.close()

@@ -3,7 +3,6 @@
 import json
 import os
 import socket
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -83,7 +82,7 @@ def ends(before: Wanted, process: Process, now: float = 0.0) -> Wanted:
 )
 def test_a_bad_policy_is_refused_by_its_field(policy: Policy, field: str) -> None:
     with pytest.raises(InvalidArgument) as caught:
-        Executable(name="e", command="true", policy=policy)
+        Executable(name="e", command="true", policy=policy).checked()
     assert str(caught.value).startswith(field)
 
 
@@ -196,7 +195,7 @@ def test_names_of_others_are_relative_to_the_cell() -> None:
 def test_what_is_wanted_is_the_same_after_a_restart(tmp_path: Path) -> None:
     files = WantedFiles(tmp_path)
     first = ends(wanted(Mode.ALWAYS, Kind.LISTEN, limit=3), run(code=None, signal=9), 5.5)
-    second = first._replace(cell="web/api", executable=replace(first.executable, name="a.b_c"))
+    second = first._replace(cell="web/api", executable=first.executable._replace(name="a.b_c"))
     files.write(wanted())
     files.write(first)
     files.write(second)

@@ -1,0 +1,31 @@
+"""What the runtime imports before there is a root: the initramfs has these modules."""
+
+import gc
+from collections.abc import Iterator
+from typing import Final
+
+from runtime import imports
+
+_STANDARD: Final = (
+    *("logging", "pathlib", "socket", "subprocess", "selectors", "json", "concurrent.futures"),
+    *("heapq", "signal", "fcntl", "resource", "contextvars", "ctypes"),
+)
+_PROTOBUF: Final = (
+    *("google.protobuf.descriptor", "google.protobuf.descriptor_pool", "google.protobuf.message"),
+    *("google.protobuf.internal.builder", "google.protobuf.duration_pb2"),
+    "google.protobuf.timestamp_pb2",
+)
+
+
+def steps() -> Iterator[None]:
+    """Each `next` takes one. `runtime.__main__.main` looks for garbage again."""
+    gc.disable()
+    imports.postpone()
+    for name in _STANDARD:
+        __import__(name)
+        yield
+    imports.asyncio()
+    yield
+    for name in _PROTOBUF:
+        __import__(name)
+        yield
