@@ -145,19 +145,18 @@ def by_fork(
     return pid
 
 
-def in_child(action: Callable[[], None], *, inside: int | None = None) -> int:
+def in_child(action: Callable[[], None]) -> int:
     """Run `action` in a copy of this process, which then ends: 0, or 1 when it raised. Returns its
-    pid, the caller's to wait for. For what may block for ever, and for what lives in namespaces:
-    with a pidfd `inside` the copy is born in that process's pid namespace."""
-    if inside is None:
-        return _fork(action)
-    with _births_in_own_again():
-        namespace.enter(inside, Namespace.PID)
-        return _fork(action)
+    pid, the caller's to wait for. For what may block for ever."""
+    pid = os.fork()  # noqa: TID251
+    if pid == 0:
+        _run(action)
+    return pid
 
 
 def sibling(action: Callable[[], None], *, inside: int | None, first: bool) -> None:
-    """As `in_child`, but the copy is a child of our parent. With `first` it is the first process,
+    """As `in_child`, but the copy is a child of our parent, in the pid namespace of the process of
+    the pidfd `inside`, or in ours. With `first` it is the first process,
     the init, of a new pid namespace: below that of the process of the pidfd `inside`, or below
     ours. It may fail without our seeing it: let it tell."""
     with _births_in_own_again():
@@ -185,13 +184,6 @@ def _births_in_own_again() -> Iterator[None]:
     finally:
         namespace.enter(own, Namespace.PID)
         os.close(own)
-
-
-def _fork(action: Callable[[], None]) -> int:
-    pid = os.fork()  # noqa: TID251
-    if pid == 0:
-        _run(action)
-    return pid
 
 
 def _clone_sibling(action: Callable[[], None]) -> None:

@@ -19,6 +19,7 @@ from initd.linux.namespace import Namespace
 from initd.linux.spawn import close_but
 from initd.processes import cell_mounts
 from initd.processes.model import Isolation
+from initd.processes.template import tell_pid
 
 MAP: Final = b"map"
 READY: Final = b"ready"
@@ -51,8 +52,7 @@ def run(beginning: Beginning) -> None:
     """The init's life."""
     signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
     isolation, report, cell, leaf, outer, _ = beginning
-    # Our number in the pid namespace of the procfs that is mounted, which is PID 1's.
-    report.send(os.readlink(b"/proc/self"))
+    tell_pid(report)
     try:
         close_but(report.fileno(), cell, leaf, outer)
         prctl.set_name("cell init")

@@ -58,18 +58,16 @@ def apply(isolation: Isolation, tree: int) -> None:
     mount.mount("none", "/", "", MountFlag.REC | MountFlag.PRIVATE)
     if isolation.read_only_root:
         mount.make_read_only("/")
+    with _Pit(RUN.target) as pit:
+        if isolation.private_dev:
+            _dev(pit, isolation.users)
+        for item in (*ALWAYS, *(TMP if isolation.private_tmp else ())):
+            try:
+                _replace(pit, item, isolation.users)
+            except OSError:
+                if not item.optional:
+                    raise
     _run(isolation.users, tree)
-    if isolation.private_dev:
-        _dev(isolation.users)
-    for item in ALWAYS:
-        try:
-            _replace(item, isolation.users)
-        except OSError:
-            if not item.optional:
-                raise
-    if isolation.private_tmp:
-        for item in TMP:
-            _replace(item, isolation.users)
 
 
 def shared() -> int:
@@ -78,8 +76,43 @@ def shared() -> int:
     return mount.clone_tree(SHARED) if os.path.isdir(SHARED) else -1
 
 
+class _Pit:
+    """Takes mounts, and is unmounted once with all of them. The kernel waits for its processors at
+    each unmount, and not when a mount is moved.
+
+    It is a file system over `place`, which is unmounted too."""
+
+    def __init__(self, place: str) -> None:
+        self._place = place
+        self._below = os.open(place, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        self._count = 0
+
+    def __enter__(self) -> "_Pit":
+        mount.mount("tmpfs", self._place, "tmpfs", 0, "size=4k,mode=700")
+        return self
+
+    def take(self, target: str) -> None:
+        """What is mounted there; OSError with EINVAL where nothing is, or it is locked."""
+        self._count += 1
+        folder = f"{self._place}/{self._count}"
+        os.mkdir(folder)
+        mount.mount(target, folder, "", MountFlag.MOVE)
+
+    def __exit__(self, *_: object) -> None:
+        os.fchdir(self._below)
+        os.close(self._below)
+        try:
+            # The folder that we are in: a path would lead to what lies over it.
+            mount.umount(".", detach=True)
+        except OSError as error:
+            if error.errno != errno.EINVAL:
+                raise
+            mount.umount(self._place, detach=True)
+        os.chdir("/")
+
+
 def _run(users: int, tree: int) -> None:
-    _replace(RUN, users)
+    _mount(RUN, users)
     for folder in (AURAE, "/run/lock"):
         os.mkdir(folder, 0o755)
     if tree >= 0:
@@ -87,9 +120,9 @@ def _run(users: int, tree: int) -> None:
         mount.make_read_only(AURAE)
 
 
-def _dev(users: int) -> None:
+def _dev(pit: _Pit, users: int) -> None:
     devices = {path: mount.clone_tree(path) for path in DEVICES}
-    _replace(DEV, users)
+    _replace(pit, DEV, users)
     for path, tree in devices.items():
         _place(tree, path)
     for folder in DEV_FOLDERS:
@@ -98,13 +131,17 @@ def _dev(users: int) -> None:
         os.symlink(target, path)
 
 
-def _replace(item: Mount, users: int) -> None:
+def _replace(pit: _Pit, item: Mount, users: int) -> None:
     try:
-        mount.umount(item.target, detach=True)
+        pit.take(item.target)
     except OSError as error:
         # No mount point, or locked.
         if error.errno != errno.EINVAL:
             raise
+    _mount(item, users)
+
+
+def _mount(item: Mount, users: int) -> None:
     options = item.options.format(users=users, tty=users + _TTY)
     try:
         mount.mount(item.fstype, item.target, item.fstype, item.flags, options)

@@ -4,16 +4,19 @@ the process's own stderr, and its exit code is 127 or 126, as a shell's.
 """
 
 import os
-from collections.abc import Iterator, Mapping
+import socket
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Final, NamedTuple, NoReturn
+from typing import Any, Final, NamedTuple, NoReturn
 
 from initd.boot.plan import describe
 from initd.linux import capability, namespace, prctl, seccomp, spawn
 from initd.linux.namespace import Namespace
 from initd.processes.inits import is_apart
 from initd.processes.model import Spawn
+from initd.processes.template import Copy, Template, tell_pid
+from initd.processes.wire import spawn_from_object, spawn_to_object
 
 _STDERR: Final = 2
 _NOT_FOUND: Final = 127
@@ -34,26 +37,44 @@ class Entry(NamedTuple):
 
 
 @contextmanager
-def begun(spawn_: Spawn, fds: Mapping[int, int], init: int | None) -> Iterator[int]:
+def begun(
+    template: Template, wanted: Spawn, fds: Mapping[int, int], init: int | None
+) -> Iterator[int]:
     """The pid of a new process, which waits until the end of the block. `init` is that whose
     namespaces it enters. OSError."""
     with ExitStack() as opened:
         gate, release = os.pipe2(os.O_CLOEXEC)
         opened.callback(os.close, gate)
         opened.callback(os.close, release)
-        inside = None
+        passed = [gate, *fds.values()]
         if init is not None:
-            inside = os.pidfd_open(init)
-            opened.callback(os.close, inside)
-        entry = Entry(
-            spawn_,
-            fds,
-            gate,
-            inside=-1 if inside is None else inside,
-            users=init is not None and is_apart(init, "user"),
-            filters=tuple(_filters(spawn_, init)),
-        )
-        yield spawn.in_child(lambda: run(entry), inside=inside)
+            passed.append(os.pidfd_open(init))
+            opened.callback(os.close, passed[-1])
+        request = {"spawn": spawn_to_object(wanted), "fds": list(fds), "init": init}
+        pid, report = template.make(__name__, request, passed)
+        report.close()
+        yield pid
+
+
+def copy(request: Mapping[str, Any], report: socket.socket, fds: Sequence[int]) -> Copy:
+    """In the template. Its descriptors: the gate, those of the process, and a pidfd of its init."""
+    gate, *passed = fds
+    inside = passed.pop() if request["init"] is not None else None
+    wanted = spawn_from_object(request["spawn"])
+    entry = Entry(
+        wanted,
+        dict(zip(request["fds"], passed, strict=True)),
+        gate,
+        inside=-1 if inside is None else inside,
+        users=inside is not None and is_apart(request["init"], "user"),
+        filters=tuple(_filters(wanted, request["init"])),
+    )
+
+    def action() -> None:
+        tell_pid(report)
+        run(entry)
+
+    return Copy(action, inside=inside)
 
 
 def _filters(wanted: Spawn, init: int | None) -> Iterator[bytes]:
@@ -66,7 +87,7 @@ def _filters(wanted: Spawn, init: int | None) -> Iterator[bytes]:
 
 
 def run(entry: Entry) -> NoReturn:
-    """In a child of `spawn.in_child`."""
+    """In the process."""
     wanted = entry.spawn
     try:
         os.setsid()

@@ -4,33 +4,27 @@ PID 1 does not wait for it: an init has to do with the cell's limits and file sy
 make it slow for ever.
 """
 
-import errno
-import json
 import os
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
-from initd.linux import namespace, prctl, spawn
+from initd.linux import namespace
 from initd.loop import Loop, Timer
 from initd.processes import cell_init
 from initd.processes.cgroups import Cgroups
 from initd.processes.model import USERS, Isolation
+from initd.processes.template import MESSAGE, Copy, Template
 
 if TYPE_CHECKING:
     from initd.handover.model import ReportState
 
 # Seconds that an init has to get ready.
 PATIENCE: Final = 60.0
-# Seconds that a template has to answer.
-ANSWER: Final = 10.0
-_MESSAGE: Final = 4096
 # Of one that says nothing more: nobody but the kernel kills it.
 _ENDED: Final = "it ended before it was ready; see the limits of the cell and of those above"
-# What comes with a request: report, two files, and a pidfd.
-_DESCRIPTORS: Final = 4
 
 
 class Report:
@@ -71,7 +65,7 @@ class Report:
 
     def _hear(self, _events: int) -> None:
         try:
-            message = self._connection.recv(_MESSAGE)
+            message = self._connection.recv(MESSAGE)
         except BlockingIOError:
             return
         except ConnectionResetError:
@@ -96,115 +90,40 @@ class Report:
         self._tell(error)
 
 
-class _Killed(OSError):
-    """An init ended, or its template, before the first word."""
+def make(
+    template: Template, cgroups: Cgroups, isolation: Isolation, leaf: str, *, outer: int | None
+) -> tuple[int, socket.socket]:
+    """Begin an init whose leaf exists; (its pid, what it reports on). `outer` is the pid of the
+    init that it lives below. OSError."""
+    with ExitStack() as opened:
+        fds = []
+        for path in (isolation.cgroup, leaf):
+            fds.append(cgroups.open_procs(path))
+            opened.callback(os.close, fds[-1])
+        if outer is not None:
+            fds.append(os.pidfd_open(outer))
+            opened.callback(os.close, fds[-1])
+        shared_users = outer is not None and is_apart(outer, "user")
+        request = {"isolation": isolation._asdict(), "shared_users": shared_users}
+        return template.make(__name__, request, fds)
 
 
-class Inits:
-    """Makes them. They are copies of a template, which is a copy of PID 1 that does nothing else:
-    PID 1 changes its memory all the time, so copies of itself would share little with it, and each
-    cost megabytes. Inits are children of PID 1 all the same."""
-
-    def __init__(self, cgroups: Cgroups) -> None:
-        self._cgroups = cgroups
-        self._template: socket.socket | None = None
-
-    def close(self) -> None:
-        """The template ends."""
-        if self._template is not None:
-            self._template.close()
-            self._template = None
-
-    def make(
-        self, isolation: Isolation, leaf: str, *, outer: int | None
-    ) -> tuple[int, socket.socket]:
-        """Begin an init whose leaf exists; (its pid, what it reports on). `outer` is the pid of the
-        init that it lives below. OSError."""
-        try:
-            return self._made(isolation, leaf, outer)
-        except _Killed:
-            # The template may have been: a process takes messages until the kernel has ended it.
-            self.close()
-            return self._made(isolation, leaf, outer)
-
-    def _made(
-        self, isolation: Isolation, leaf: str, outer: int | None
-    ) -> tuple[int, socket.socket]:
-        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        with ExitStack() as opened:
-            opened.callback(theirs.close)
-            fds = [theirs.fileno()]
-            for path in (isolation.cgroup, leaf):
-                fds.append(self._cgroups.open_procs(path))
-                opened.callback(os.close, fds[-1])
-            if outer is not None:
-                fds.append(os.pidfd_open(outer))
-                opened.callback(os.close, fds[-1])
-            shared_users = outer is not None and is_apart(outer, "user")
-            request = {"isolation": isolation._asdict(), "shared_users": shared_users}
-            self._ask(json.dumps(request).encode(), fds)
-        return _begun(ours), ours
-
-    def _ask(self, request: bytes, fds: list[int]) -> None:
-        if self._template is not None:
-            try:
-                socket.send_fds(self._template, [request], fds)
-            except OSError:
-                # It was killed. What it made lives on.
-                self.close()
-            else:
-                return
-        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        spawn.in_child(lambda: _be_template(theirs))
-        theirs.close()
-        ours.settimeout(ANSWER)
-        self._template = ours
-        socket.send_fds(ours, [request], fds)
-
-
-def _begun(report: socket.socket) -> int:
-    """The first word of an init is its pid, or that of the template what went wrong."""
-    report.settimeout(ANSWER)
-    try:
-        answer = report.recv(_MESSAGE)
-        if not answer:
-            raise _Killed(errno.EAGAIN, "it was killed")
-        if not answer.isdigit():
-            raise OSError(errno.EAGAIN, answer.decode(errors="replace"))
-    except BaseException:
-        report.close()
-        raise
-    return int(answer)
-
-
-def _be_template(requests: socket.socket) -> None:
-    prctl.set_name("auraed inits")
-    spawn.close_but(requests.fileno())
-    while True:
-        message, fds, _, _ = socket.recv_fds(requests, _MESSAGE, _DESCRIPTORS)
-        if not message:
-            return
-        request = json.loads(message)
-        report = socket.socket(fileno=fds[0])
-        beginning = cell_init.Beginning(
-            Isolation(**request["isolation"]),
-            report,
-            cell=fds[1],
-            leaf=fds[2],
-            outer=fds[3] if len(fds) > 3 else -1,
-            shared_users=request["shared_users"],
-        )
-        try:
-            spawn.sibling(
-                lambda begin=beginning: cell_init.run(begin),  # type: ignore[misc]
-                inside=fds[3] if len(fds) > 3 else None,
-                first=beginning.isolation.process,
-            )
-        except OSError as error:
-            report.send((error.strerror or str(error)).encode())
-        report.close()
-        for fd in fds[1:]:
-            os.close(fd)
+def copy(request: Mapping[str, Any], report: socket.socket, fds: Sequence[int]) -> Copy:
+    """In the template. Its descriptors: as `cell_init.Beginning` has them."""
+    cell, leaf, *outer = fds
+    beginning = cell_init.Beginning(
+        Isolation(**request["isolation"]),
+        report,
+        cell=cell,
+        leaf=leaf,
+        outer=outer[0] if outer else -1,
+        shared_users=request["shared_users"],
+    )
+    return Copy(
+        lambda: cell_init.run(beginning),
+        inside=outer[0] if outer else None,
+        first=beginning.isolation.process,
+    )
 
 
 def is_apart(pid: int, kind: str) -> bool:

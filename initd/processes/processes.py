@@ -33,7 +33,8 @@ from initd.processes.notify import Message
 
 if TYPE_CHECKING:
     from initd.handover.model import OwnedState, ProcessesState
-    from initd.processes.inits import Inits, Report
+    from initd.processes.inits import Report
+    from initd.processes.template import Template
 
 
 ENDED_LIMIT: Final = 1024
@@ -107,7 +108,7 @@ class Processes:
         self._leaves: dict[str, _Owned] = {}
         self._serial = 0
         self._closed = False
-        self._inits: Inits | None = None
+        self._made_template: Template | None = None
 
     def spawn(self, spawn: Spawn, fds: Mapping[int, int]) -> Process:
         """Either all of it exists afterwards, or nothing. `fds` stay the caller's to close."""
@@ -159,10 +160,12 @@ class Processes:
             folder.mkdir(parents=True, mode=0o700)
             undo.callback(_remove, folder)
             started = time.time_ns()
-            if self._inits is None:
-                self._inits = inits.Inits(self._cgroups)
-            pid, connection = self._inits.make(
-                isolation, spawn.cgroup, outer=outer.pid if outer else None
+            pid, connection = inits.make(
+                self._template,
+                self._cgroups,
+                isolation,
+                spawn.cgroup,
+                outer=outer.pid if outer else None,
             )
             undo.pop_all()
         process = _process(spawn, serial, pid, started)._replace(state=State.STARTING, init=True)
@@ -172,6 +175,14 @@ class Processes:
             self._drop(former)
         self._own(owned)
         return process
+
+    @property
+    def _template(self) -> "Template":
+        from initd.processes.template import Template
+
+        if self._made_template is None:
+            self._made_template = Template()
+        return self._made_template
 
     def _own(self, owned: _Owned) -> None:
         process = owned.process
@@ -317,8 +328,8 @@ class Processes:
     def close(self) -> None:
         """Start nothing any more."""
         self._closed = True
-        if self._inits is not None:
-            self._inits.close()
+        if self._made_template is not None:
+            self._made_template.close()
 
     def living(self) -> Iterable[Process]:
         return [p for p in self.list() if p.state is not State.ENDED]
@@ -409,7 +420,8 @@ class Processes:
         from initd.processes import confined
 
         init = self._init(spawn.inside)
-        with confined.begun(spawn, fds, None if init is None else init.pid) as pid:
+        pid_of_init = None if init is None else init.pid
+        with confined.begun(self._template, spawn, fds, pid_of_init) as pid:
             try:
                 self._cgroups.enter(spawn.cgroup, pid)
             except OSError:

@@ -131,7 +131,7 @@ def test_an_init_without_its_cell_is_not_made(owner: Asked) -> None:
 
 def test_a_template_that_was_killed_is_made_anew(owner: Asked) -> None:
     first = owner.begun()
-    (template,) = (pid for pid, name in owner.children().items() if name == "auraed inits")
+    (template,) = (pid for pid, name in owner.children().items() if name == "auraed template")
     os.kill(template, signal.SIGKILL)
     second = owner.begun("second")
     assert owner.children()[first.pid] == owner.children()[second.pid] == "cell init"
