@@ -45,16 +45,14 @@ def install(folder: str = FOLDER) -> None:
 
 
 def read_index(path: str) -> dict[str, Entry]:
-    """Of a pack; empty where there is none."""
+    """Of a pack; empty where there is none, or something else."""
     try:
-        file = open(path, "rb", buffering=0)  # noqa: SIM115
-    except OSError:
+        with open(path, "rb", buffering=0) as file:
+            length = int.from_bytes(file.read(INDEX_LENGTH), "little")
+            index = marshal.loads(file.read(length))
+    except (OSError, EOFError, ValueError, TypeError, OverflowError):
         return {}
-    with file:
-        index: dict[str, Entry] = marshal.loads(
-            file.read(int.from_bytes(file.read(INDEX_LENGTH), "little"))
-        )
-    return index
+    return index if isinstance(index, dict) else {}
 
 
 def build(folder: str = FOLDER) -> str:

@@ -165,6 +165,7 @@ def test_random_messages_and_signals_do_nothing(machine: Machine) -> None:
     script = Path(__file__).with_name("fuzz.py").read_text()
     main = "/usr/lib/python3/dist-packages/runtime/__main__.py"
     cached = "/usr/lib/python3/dist-packages/runtime/__pycache__"
+    packed = "/usr/lib/python3/dist-packages/runtime/modules.pack"
     harmless = "1 3 4 5 6 7 8 9 10 11 12 13 14 16 18 19 20 21 22 23 28 29 31 34 50 64"
     with unharmed_processes(machine):
         settings = json.dumps({"seed": 1, "count": MESSAGES})
@@ -176,9 +177,10 @@ def test_random_messages_and_signals_do_nothing(machine: Machine) -> None:
         machine.system.start(
             "fuzz",
             f"mount --bind /tmp/fuzz.py {main}; mount --bind /tmp/empty {cached}; "
+            f"mount --bind /dev/null {packed}; "
             "kill -9 $(head -n1 /sys/fs/cgroup/auraed/runtime/cgroup.procs); "
             f"while [ ! -e /tmp/fuzz.done ]; do for n in {harmless}; do kill -$n 1; done; done; "
-            f"umount {main} {cached}; "
+            f"umount {main} {cached} {packed}; "
             "kill -9 $(head -n1 /sys/fs/cgroup/auraed/runtime/cgroup.procs)",
         )
         said = machine.console.wait_for(r"fuzz: (\d+) sent, (\d+) answered, (\d+) refused", 1200)

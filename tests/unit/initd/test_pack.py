@@ -78,6 +78,12 @@ def test_without_packs_imports_are_as_ever_and_later_ones_replace(folder: Path) 
     assert run(folder, program).split() == ["1", "1", "0"]
 
 
+@pytest.mark.parametrize("content", [b"", b"\7", b"\xff" * 99, bytes(99), b"\2" + bytes(7) + b"N)"])
+def test_what_is_no_pack_is_as_none(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / pack.NAME).write_bytes(content)
+    assert run(tmp_path, "import json; print(json.dumps(1))").split() == ["1"]
+
+
 def test_a_build_has_a_name(folder: Path) -> None:
     assert pack.build(str(folder)) == "abc"
     assert pack.build("/nowhere") == ""
