@@ -3,8 +3,9 @@
 import os
 from typing import Final
 
-# A parent's memory.min covers its children; a delegated subtree cannot leave itself.
-OPTIONS: Final = "nsdelegate,memory_recursiveprot"
+# A parent's memory.min covers its children; a delegated subtree cannot leave itself; moving a
+# process into its leaf does not wait for all processors (cgroup-v2.rst, "favordynmods").
+OPTIONS: Final = "nsdelegate,memory_recursiveprot,favordynmods"
 
 ROOT: Final = "/sys/fs/cgroup"
 OURS: Final = "auraed"
