@@ -7,6 +7,8 @@ lie over them; those get locked as well, by the user namespace that the cell the
 
 import errno
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Final
 
 from initd.boot.mounts import Mount
@@ -77,14 +79,12 @@ def shared() -> int:
 
 
 class _Pit:
-    """Takes mounts, and is unmounted once with all of them. The kernel waits for its processors at
-    each unmount, and not when a mount is moved.
-
-    It is a file system over `place`, which is unmounted too."""
+    """Takes mounts, and is unmounted once with all of them: the kernel waits for its processors at
+    each unmount, and not when a mount is moved. It is a file system over `place`, whose own mount
+    goes too."""
 
     def __init__(self, place: str) -> None:
         self._place = place
-        self._below = os.open(place, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
         self._count = 0
 
     def __enter__(self) -> "_Pit":
@@ -92,23 +92,27 @@ class _Pit:
         return self
 
     def take(self, target: str) -> None:
-        """What is mounted there; OSError with EINVAL where nothing is, or it is locked."""
+        """What is mounted there, if it can be taken."""
         self._count += 1
         folder = f"{self._place}/{self._count}"
         os.mkdir(folder)
-        mount.mount(target, folder, "", MountFlag.MOVE)
+        with _unless_kept():
+            mount.mount(target, folder, "", MountFlag.MOVE)
 
     def __exit__(self, *_: object) -> None:
-        os.fchdir(self._below)
-        os.close(self._below)
-        try:
-            # The folder that we are in: a path would lead to what lies over it.
-            mount.umount(".", detach=True)
-        except OSError as error:
-            if error.errno != errno.EINVAL:
-                raise
+        mount.umount(self._place, detach=True)
+        with _unless_kept():
             mount.umount(self._place, detach=True)
-        os.chdir("/")
+
+
+@contextmanager
+def _unless_kept() -> Iterator[None]:
+    """Of what is no mount point, or locked."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno != errno.EINVAL:
+            raise
 
 
 def _run(users: int, tree: int) -> None:
@@ -132,12 +136,7 @@ def _dev(pit: _Pit, users: int) -> None:
 
 
 def _replace(pit: _Pit, item: Mount, users: int) -> None:
-    try:
-        pit.take(item.target)
-    except OSError as error:
-        # No mount point, or locked.
-        if error.errno != errno.EINVAL:
-            raise
+    pit.take(item.target)
     _mount(item, users)
 
 
