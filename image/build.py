@@ -211,8 +211,7 @@ def _lay_packages(at: Places) -> None:
     packages = at.root / python.DIST_PACKAGES
     version = python.install_wheel_of_ours(at.project, packages)
     python.compile_tree(at.root, [packages / name for name in python.OURS], prefix=at.root)
-    for name in pack.PACKAGES:
-        pack.write_package(packages / name, prefix=at.root)
+    pack.write_ours(packages, prefix=at.root)
     pack.write_others(at.root, packages)
     root.write_os_release(at.root, version)
 

@@ -76,15 +76,15 @@ def add_python(archive: Archive, root: Path) -> None:
     archive.symlink(PurePosixPath("/usr/bin/python3"), program.name)
     loader = PurePosixPath("/") / python.LOADER
     archive.symlink(PurePosixPath("/usr/lib64") / loader.name, f"../..{loader}")
-    for library in sorted({*libraries, *extensions, root / python.LOADER}):
+    for library in sorted({*libraries, root / python.LOADER} - set(extensions)):
         archive.file(_inside(library, root), library)
     add_modules(archive, root, root)
 
 
 def add_modules(archive: Archive, root: Path, *prefixes: Path) -> None:
     """The Python modules of `/init`. Those that it takes to read a pack are files, without their
-    sources; all are in the pack. They lie below one of `prefixes`, which is what their paths lose,
-    and those of the first are found first."""
+    sources; so are extensions. The others are in the pack. They lie below one of `prefixes`, which
+    is what their paths lose, and those of the first are found first."""
     path = [prefix / python.DIST_PACKAGES for prefix in dict.fromkeys((*prefixes, root))]
     early = python.loaded_modules(root, EARLY, path)
     modules = python.loaded_modules(root, ENTRY, path, frozen=False)
@@ -93,6 +93,9 @@ def add_modules(archive: Archive, root: Path, *prefixes: Path) -> None:
             work = Path(name) / str(number)
             for place, compiled in _compiled_files(root, early, prefix, work).items():
                 archive.file(place, compiled)
+            for file in sorted(modules.values()):
+                if file.suffix == ".so" and file.is_relative_to(prefix):
+                    archive.file(_inside(file, prefix), file)
         packed = Path(name) / "pack"
         contents = (pack.contents(modules, prefix) for prefix in prefixes)
         pack.write(

@@ -29,8 +29,7 @@ def build_overlay(out: Path, root: Path = ROOT, project: Path = PROJECT) -> Path
             ignored = shutil.ignore_patterns("__pycache__", "*.pyi", "*.pb")
             shutil.copytree(source, packages / source.name, ignore=ignored)
         python.compile_tree(root, [packages], prefix=tree)
-        for name in pack.PACKAGES:
-            pack.write_package(packages / name, prefix=tree)
+        pack.write_ours(packages, prefix=tree)
         archive = Archive(file)
         archive.tree(PurePosixPath("/overlay"), packages)
         initramfs.add_modules(archive, root, tree, root)

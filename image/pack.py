@@ -17,18 +17,20 @@ runtime.__main__.load()
 import initd.__main__, initd.machine, initd.network.__main__, initd.first, initd.fallback
 """
 
-PACKAGES: Final = pack.PACKAGES
-
-
 PLACE: Final = PurePosixPath("/") / python.DIST_PACKAGES / pack.NAME
 
 # Of a file compiled by Python: magic number, flags, and what it is compared with.
 _HEADER: Final = 16
 
 
-def write_package(folder: Path, *, prefix: Path) -> None:
-    """The pack of one of our packages, compiled by `python.compile_tree`. `prefix` is what the
-    modules' paths lose on the node."""
+def write_ours(packages: Path, *, prefix: Path) -> None:
+    """The packs of our packages, compiled by `python.compile_tree`. `prefix` is what the modules'
+    paths lose on the node."""
+    for name in pack.PACKAGES:
+        _write_package(packages / name, prefix)
+
+
+def _write_package(folder: Path, prefix: Path) -> None:
     modules = {}
     for path in sorted(folder.rglob("*.py")):
         inside = path.relative_to(folder.parent).with_suffix("")

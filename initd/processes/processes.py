@@ -30,11 +30,11 @@ from initd.processes.children import Children, Ending
 from initd.processes.command import resolve
 from initd.processes.model import Confinement, Isolation, Log, Process, Spawn, State
 from initd.processes.notify import Message
+from initd.processes.template import Template
 
 if TYPE_CHECKING:
     from initd.handover.model import OwnedState, ProcessesState
     from initd.processes.inits import Report
-    from initd.processes.template import Template
 
 
 ENDED_LIMIT: Final = 1024
@@ -108,7 +108,7 @@ class Processes:
         self._leaves: dict[str, _Owned] = {}
         self._serial = 0
         self._closed = False
-        self._made_template: Template | None = None
+        self._template = Template()
 
     def spawn(self, spawn: Spawn, fds: Mapping[int, int]) -> Process:
         """Either all of it exists afterwards, or nothing. `fds` stay the caller's to close."""
@@ -175,14 +175,6 @@ class Processes:
             self._drop(former)
         self._own(owned)
         return process
-
-    @property
-    def _template(self) -> "Template":
-        from initd.processes.template import Template
-
-        if self._made_template is None:
-            self._made_template = Template()
-        return self._made_template
 
     def _own(self, owned: _Owned) -> None:
         process = owned.process
@@ -328,8 +320,7 @@ class Processes:
     def close(self) -> None:
         """Start nothing any more."""
         self._closed = True
-        if self._made_template is not None:
-            self._made_template.close()
+        self._template.close()
 
     def living(self) -> Iterable[Process]:
         return [p for p in self.list() if p.state is not State.ENDED]

@@ -105,6 +105,24 @@ def test_the_disk_boots_by_firmware(boot: Boot, machines: Machines) -> None:
     machine.poweroff()
 
 
+def test_pid_1_is_the_interpreter_of_the_initramfs_and_all_import_from_packs(boot: Boot) -> None:
+    machine = boot()
+    # A second start of Python would be `/sbin/init`.
+    words = machine.system.read("tr '\\0' ' ' < /proc/1/cmdline").split()
+    assert words == ["/usr/bin/python3", "-IS", "/init"]
+    for package in ("", "initd/", "runtime/", "aurae/"):
+        machine.system.read(f"test -s /usr/lib/python3/dist-packages/{package}modules.pack")
+    told = machine.system.read(
+        'python3 -ISc "$1"',
+        "import sys; sys.path.append('/usr/lib/python3/dist-packages')\n"
+        "from initd import pack; pack.install()\n"
+        "import asyncio, grpc, runtime.scope, initd.loop\n"
+        "for name in ('asyncio', 'grpc', 'runtime.scope', 'initd.loop'):\n"
+        "    print(type(sys.modules[name].__spec__.loader).__name__)",
+    )
+    assert told.split() == ["Packs"] * 4
+
+
 def test_the_root_is_read_only_and_holds_no_secret(boot: Boot) -> None:
     machine = boot()
     assert machine.system.run("touch /etc/x || touch /usr/x").exit_code != 0
