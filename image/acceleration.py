@@ -32,7 +32,9 @@ class Acceleration(StrEnum):
     def arguments(self) -> tuple[str, ...]:
         if self is Acceleration.KVM:
             return ("-accel", "kvm", "-cpu", "host")
-        return ("-accel", "tcg,thread=multi", "-cpu", "max")
+        # Fast string instructions are the slowest there are when emulated: without them a boot
+        # takes 7 % less.
+        return ("-accel", "tcg,thread=multi", "-cpu", "max,-erms,-fsrm")
 
 
 def find_acceleration(qemu: str, kernel: Path, cache: Path) -> Acceleration:

@@ -10,7 +10,7 @@ import resource
 import signal
 import sys
 from contextlib import ExitStack, suppress
-from typing import Final, NamedTuple
+from typing import Final
 
 from initd import headstart
 from initd.boot import cgroups, credentials, drivers, mounts
@@ -21,6 +21,7 @@ from initd.console import open_console
 from initd.linux import prctl, splice
 from initd.linux.spawn import FILES, Spawner
 from initd.log import Level, Log
+from initd.values import NamedTuple
 from initd.version import VERSION
 
 # The module each one runs. They start together, and none needs the other; the first, which serves
@@ -163,7 +164,8 @@ def start_service(
 ) -> int:
     """Start a service in its cgroup; returns its pid. Raises OSError.
 
-    `options` stand for the kernel's command line where that is not for us."""
+    `options` stand for the kernel's command line where that is not for us; nor are its processors
+    then."""
     with ExitStack() as opened:
         null = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
         opened.callback(os.close, null)
@@ -178,6 +180,8 @@ def start_service(
         pid = spawner(argv[0], argv, env, cwd="/", fds=fds, cgroup=leaf)
     with suppress(OSError):
         _write(f"/proc/{pid}/oom_score_adj", _OOM_SCORE)
+    if name == HEAD_START and not options:
+        headstart.hurry(pid)
     return pid
 
 

@@ -58,7 +58,9 @@ def main(runtime: headstart.Begun | None) -> None:
             mount_file(wanted)
         else:
             wanted = wait_for(wanted, PATIENCE)
-            mount(wanted, _SYSROOT, "erofs", MountFlag.RDONLY)
+            # Used where it lies, and not copied to other memory.
+            options = "dax=always" if wanted.startswith(_PMEM) else ""
+            mount(wanted, _SYSROOT, "erofs", MountFlag.RDONLY, options)
     except (RootError, OSError) as e:
         sys.exit(f"initramfs: cannot mount the root: {e}")
     _log(f"root is {wanted}")

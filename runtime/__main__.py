@@ -37,12 +37,14 @@ def main() -> int:
     import logging
 
     from initd import headstart
+    from initd.linux import prctl
     from initd.version import VERSION
     from runtime.cells.cgroups import Cgroups
     from runtime.server import log
     from runtime.server.server import serve
     from runtime.server.settings import Settings
 
+    prctl.set_name("auraed runtime")
     gc.freeze()
     gc.enable()
     # All is imported; the rest needs what PID 1 makes.

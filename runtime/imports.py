@@ -15,8 +15,15 @@ POSTPONED: Final = (
     # protobuf's pure Python implementation, which its compiled one imports and does not use. With
     # it come five more modules: a tenth of the start.
     "google.protobuf.internal.python_message",
-    # Of protobuf's Timestamp in local time, with locale.
+    # Of protobuf's Timestamp in local time.
     "calendar",
+    # Of protobuf's pools without compiled code.
+    "google.protobuf.descriptor_database",
+    # Of text from subprocesses, and of exceptions that name what may have been meant.
+    "locale",
+    "textwrap",
+    # Of TLS by asyncio: the API's is gRPC's.
+    "asyncio.sslproto",
 )
 
 # These as well, and what is asked of them at the start is found in another module.

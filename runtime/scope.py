@@ -3,7 +3,9 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import Final, NamedTuple
+from typing import Final
+
+from initd.values import NamedTuple
 
 
 class Scope(NamedTuple):

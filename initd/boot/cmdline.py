@@ -2,9 +2,10 @@
 
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import Final, NamedTuple
+from typing import Final
 
 from initd.log import Level
+from initd.values import NamedTuple
 
 # Seconds that PID 1 or the runtime may be silent.
 WATCHDOG: Final = 60

@@ -7,10 +7,11 @@ for it.
 import os
 import time
 from collections.abc import Iterable
-from typing import Final, NamedTuple
+from typing import Final
 
 from initd.boot.modules import Modules, find_modaliases
 from initd.linux import spawn
+from initd.values import NamedTuple
 
 _PROCS: Final = "/sys/fs/cgroup/auraed/hardware/cgroup.procs"
 # What one look has brought forth may need drivers in turn: a bus, its devices, their functions.

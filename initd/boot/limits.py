@@ -7,9 +7,10 @@ come last (oom_score_adj).
 """
 
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import Final
 
 from initd.boot import cgroups
+from initd.values import NamedTuple
 
 _MIB: Final = 1024 * 1024
 # What auraed's processes take, with the code that they run; measured: 12, 90 and 40 MiB.

@@ -3,10 +3,11 @@
 import os
 from collections.abc import Iterable
 from contextlib import suppress
-from typing import Final, NamedTuple
+from typing import Final
 
 from initd.boot import cgroups
 from initd.linux.mount import MountFlag, mount
+from initd.values import NamedTuple
 
 NOSUID, NODEV, NOEXEC = MountFlag.NOSUID, MountFlag.NODEV, MountFlag.NOEXEC
 

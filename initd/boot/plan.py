@@ -2,9 +2,9 @@
 
 import time
 from collections.abc import Callable, Iterable
-from typing import NamedTuple
 
 from initd.log import Log
+from initd.values import NamedTuple
 
 
 class Done(NamedTuple):

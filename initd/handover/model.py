@@ -5,9 +5,10 @@ them all. A field that is added needs a default if states without it are to be r
 another word are seconds of CLOCK_MONOTONIC, which goes on over exec(2).
 """
 
-from typing import Final, NamedTuple, NewType
+from typing import Final, NewType
 
 from initd.processes.model import Process, StepReport
+from initd.values import NamedTuple
 
 # Raised when a field changes its meaning. A program takes over states of its own format only.
 FORMAT: Final = 1

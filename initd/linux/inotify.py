@@ -3,9 +3,10 @@
 import ctypes
 import os
 import struct
-from typing import Final, NamedTuple
+from typing import Final
 
 from initd.linux.libc import check, libc
+from initd.values import NamedTuple
 
 # include/uapi/linux/inotify.h
 MODIFY: Final = 0x2

@@ -11,11 +11,12 @@ import errno
 import functools
 import struct
 from collections.abc import Mapping
-from typing import Final, NamedTuple
+from typing import Final
 
 from initd.linux.libc import check, libc
 from initd.linux.mount import MountFlag
 from initd.linux.namespace import Namespace
+from initd.values import NamedTuple
 
 
 class Machine(NamedTuple):

@@ -7,7 +7,9 @@ a reader that finds `start` at or below its offset *after* reading has read what
 import os
 import struct
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import Final
+
+from initd.values import NamedTuple
 
 MAGIC: Final = 0x3130474F4C415541
 HEADER: Final = struct.Struct("<4Q")

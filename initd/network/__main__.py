@@ -9,6 +9,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Final, NoReturn
 
+from initd.linux import prctl
 from initd.network.cmdline import parse
 from initd.network.network import Network, Places
 
@@ -24,6 +25,7 @@ class Line(logging.Formatter):
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
+    prctl.set_name("auraed network")
     places = Places(**_folders(sys.argv[1:] if arguments is None else arguments))
     command_line = places.cmdline.read_text()
     handler = logging.StreamHandler(sys.stderr)

@@ -11,7 +11,7 @@ import os
 import signal
 import socket
 from contextlib import suppress
-from typing import Final, NamedTuple
+from typing import Final
 
 from initd.boot.plan import describe
 from initd.linux import interface, namespace, prctl
@@ -20,6 +20,7 @@ from initd.linux.spawn import close_but
 from initd.processes import cell_mounts
 from initd.processes.model import Isolation
 from initd.processes.template import tell_pid
+from initd.values import NamedTuple
 
 MAP: Final = b"map"
 READY: Final = b"ready"

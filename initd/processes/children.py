@@ -2,7 +2,8 @@
 
 import os
 from collections.abc import Callable
-from typing import NamedTuple
+
+from initd.values import NamedTuple
 
 
 class Ending(NamedTuple):

@@ -8,7 +8,7 @@ import socket
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any, Final, NamedTuple, NoReturn
+from typing import Any, Final, NoReturn
 
 from initd.boot.plan import describe
 from initd.linux import capability, namespace, prctl, seccomp, spawn
@@ -17,6 +17,7 @@ from initd.processes.inits import is_apart
 from initd.processes.model import Spawn
 from initd.processes.template import Copy, Template, tell_pid
 from initd.processes.wire import spawn_from_object, spawn_to_object
+from initd.values import NamedTuple
 
 _STDERR: Final = 2
 _NOT_FOUND: Final = 127

@@ -6,7 +6,9 @@ The same values go over the control socket as JSON; see docs/architecture.md and
 from collections.abc import Mapping
 from enum import StrEnum
 from types import MappingProxyType
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
+
+from initd.values import NamedTuple
 
 NOTHING: Final[Mapping[str, Any]] = MappingProxyType({})
 

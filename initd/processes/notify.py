@@ -9,10 +9,11 @@ import socket
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import Final
 
 from initd.linux import peer
 from initd.loop import Loop
+from initd.values import NamedTuple
 
 # In the folder that an isolated cell has as its /run/aurae, so that LINK is the name everywhere.
 SOCKET: Final = "/run/aurae/shared/notify"

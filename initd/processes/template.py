@@ -12,9 +12,10 @@ import socket
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from importlib import import_module
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 from initd.linux import prctl, spawn
+from initd.values import NamedTuple
 
 NAME: Final = "auraed template"
 # Seconds that it has to answer.

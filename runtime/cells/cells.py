@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import Final
 
 from initd.errors import (
     AlreadyExists,
@@ -22,6 +22,7 @@ from initd.errors import (
 )
 from initd.processes.model import Log, Process, Spawn
 from initd.processes.model import State as ProcessState
+from initd.values import NamedTuple
 from runtime import scope
 from runtime.cells import limits
 from runtime.cells import wanted as decisions

@@ -4,9 +4,10 @@ import asyncio
 from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Final, NamedTuple
+from typing import Final
 
 from initd.errors import ResourceExhausted
+from initd.values import NamedTuple
 from runtime.cells.model import Cell, within
 from runtime.cells.status import Status
 

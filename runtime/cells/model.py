@@ -6,9 +6,10 @@ Messages name the field as it stands in the proto, then the rule that it breaks.
 import re
 from collections.abc import Iterator, Mapping
 from types import MappingProxyType
-from typing import Any, Final, NamedTuple, Self
+from typing import Any, Final, Self
 
 from initd.errors import InvalidArgument
+from initd.values import NamedTuple
 from runtime import scope
 from runtime.cells.policy import UNSUPERVISED, Policy
 from runtime.cells.security import Profile, Security

@@ -6,9 +6,10 @@ Times are seconds. What is None was not given, and its default counts.
 import re
 from collections.abc import Mapping
 from enum import StrEnum
-from typing import Any, Final, NamedTuple, Self
+from typing import Any, Final, Self
 
 from initd.errors import InvalidArgument
+from initd.values import NamedTuple
 
 # A crash loop must not become the node's main work.
 MIN_BACKOFF: Final = 0.1

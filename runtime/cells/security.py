@@ -2,11 +2,12 @@
 
 from collections.abc import Iterable, Mapping
 from enum import StrEnum
-from typing import Any, Final, NamedTuple, Self
+from typing import Any, Final, Self
 
 from initd.errors import InvalidArgument
 from initd.linux import capability
 from initd.processes.model import Confinement
+from initd.values import NamedTuple
 
 
 class Profile(StrEnum):

@@ -2,9 +2,9 @@
 
 from collections.abc import Callable, Iterable
 from enum import StrEnum
-from typing import NamedTuple
 
 from initd.errors import AlreadyExists, AuraedError
+from initd.values import NamedTuple
 from runtime.cells.cells import Cells
 from runtime.cells.model import SYSTEM, Cell, Executable
 from runtime.cells.wanted import State

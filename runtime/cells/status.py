@@ -1,9 +1,8 @@
 """How an executable stands, as List, Wait and Watch tell it."""
 
-from typing import NamedTuple
-
 from initd.processes.model import Process
 from initd.processes.model import State as ProcessState
+from initd.values import NamedTuple
 from runtime.cells import wanted as decisions
 from runtime.cells.model import Executable
 from runtime.cells.wanted import Exit, State, Wanted

@@ -10,11 +10,12 @@ from collections.abc import Mapping
 from contextlib import suppress
 from enum import StrEnum
 from pathlib import Path
-from typing import Any, Final, NamedTuple, Self
+from typing import Any, Final, Self
 
 from initd.errors import InvalidArgument
 from initd.processes import model as processes
 from initd.processes.model import Process
+from initd.values import NamedTuple
 from runtime.cells.model import Executable, identity
 from runtime.cells.policy import Kind, Mode
 from runtime.cells.values import to_json

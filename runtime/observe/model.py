@@ -4,9 +4,10 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
-from typing import Final, NamedTuple, Self
+from typing import Final, Self
 
 from initd.logs.model import HEADER, Entry, Header, entry_at, index_path, read_entries, read_header
+from initd.values import NamedTuple
 
 # A line longer than this comes in pieces of this size.
 MAX_LINE: Final = 64 * 1024

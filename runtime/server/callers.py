@@ -2,9 +2,10 @@
 
 import os
 from collections.abc import Iterable, Mapping
-from typing import Final, NamedTuple
+from typing import Final
 
 from initd.errors import PermissionDenied
+from initd.values import NamedTuple
 from runtime.cells.cells import Cells
 from runtime.identity.spiffe import SpiffeId
 from runtime.scope import NODE, Scope

@@ -1,8 +1,9 @@
 """What the node proves itself with, and whom it trusts: read before anything listens."""
 
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import Final
 
+from initd.values import NamedTuple
 from runtime.identity.names import first_certificate, uris
 from runtime.identity.spiffe import SpiffeId
 

@@ -8,9 +8,10 @@ import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import Final
 
 from initd.linux import peer
+from initd.values import NamedTuple
 
 PROC: Final = Path("/proc")
 

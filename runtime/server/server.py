@@ -8,15 +8,17 @@ import socket
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import Final
 
 import grpc
 from google.protobuf.internal import api_implementation
 from grpc import aio
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
+from initd import headstart
 from initd.errors import AuraedError, Unavailable
 from initd.processes.model import How
+from initd.values import NamedTuple
 from runtime.cells.cells import Cells
 from runtime.cells.cgroups import Cgroups
 from runtime.cells.specs import Specs
@@ -155,6 +157,7 @@ async def _announce(
     """Tell PID 1 that the API answers, once everything does; then look at what it answers with."""
     await connected.wait()
     await processes.ready(f"serving on {where}")
+    headstart.settle()
     if identity is not None:
         await asyncio.to_thread(_verify, identity, callers)
 

@@ -1,7 +1,7 @@
 """Every service of the API, once: registration, health and reflection follow this table."""
 
 from collections.abc import Callable
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 from aurae.cells.v0 import cells_pb2_grpc
 from aurae.discovery.v0 import discovery_pb2_grpc
@@ -9,6 +9,7 @@ from aurae.node.v0 import node_pb2_grpc
 from aurae.observe.v0 import observe_pb2_grpc
 from grpc import aio
 
+from initd.values import NamedTuple
 from runtime.cells.cells import Cells
 from runtime.cells.service import CellService
 from runtime.discovery.service import DiscoveryService

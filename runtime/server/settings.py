@@ -1,7 +1,9 @@
 """Where things are, and what the kernel's command line says."""
 
 from pathlib import Path
-from typing import Final, NamedTuple, Self
+from typing import Final, Self
+
+from initd.values import NamedTuple
 
 CREDENTIALS: Final = Path("/run/credentials/@system")
 SET: Final = "aurae.cells.json"
