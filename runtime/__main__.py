@@ -44,7 +44,7 @@ def main() -> int:
     from runtime.server.server import serve
     from runtime.server.settings import Settings
 
-    prctl.set_name("auraed runtime")
+    prctl.set_name("auraed-runtime")
     gc.freeze()
     gc.enable()
     # All is imported; the rest needs what PID 1 makes.

@@ -25,7 +25,7 @@ class Line(logging.Formatter):
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    prctl.set_name("auraed network")
+    prctl.set_name("auraed-network")
     places = Places(**_folders(sys.argv[1:] if arguments is None else arguments))
     command_line = places.cmdline.read_text()
     handler = logging.StreamHandler(sys.stderr)

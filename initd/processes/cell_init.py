@@ -56,7 +56,7 @@ def run(beginning: Beginning) -> None:
     tell_pid(report)
     try:
         close_but(report.fileno(), cell, leaf, outer)
-        prctl.set_name("cell init")
+        prctl.set_name("cell-init")
         prctl.set_undumpable()
         with suppress(PermissionError):
             # A container's PID 1 may not.

@@ -17,7 +17,7 @@ from typing import Any, Final
 from initd.linux import prctl, spawn
 from initd.values import NamedTuple
 
-NAME: Final = "auraed template"
+NAME: Final = "auraed-template"
 # Seconds that it has to answer.
 ANSWER: Final = 10.0
 # Of its answers, and of requests: PID 1's own limit, and twice that for what JSON makes of it.

@@ -127,7 +127,7 @@ def test_ps_names_what_is_of_auraed(machine: Machine) -> None:
     with machine.cell("named", isolate_process=True) as cell:
         cell.start("sleeps", "exec sleep 1000")
         shown = machine.system.read("ps -o args").splitlines()
-    for name in ("auraed", "auraed runtime", "auraed network", "cell init"):
+    for name in ("auraed", "auraed-runtime", "auraed-network", "cell-init"):
         assert name in shown
     assert not [line for line in shown if "python3" in line]
     policies = machine.system.read(

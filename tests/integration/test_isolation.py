@@ -77,7 +77,7 @@ def test_an_isolated_cell_sees_itself_alone(machine: Machine) -> None:
         assert cell.read("hostname").strip() == "alone"
         assert machine.system.read("hostname").strip() != "alone"
         names = set(cell.read("cat /proc/[0-9]*/comm").split("\n")) - {""}
-        assert names == {"cell init", "cat"}
+        assert names == {"cell-init", "cat"}
         assert cell.read("cat /proc/self/cgroup").strip().startswith("0::/_run-")
         assert "__init" in cell.read("ls /sys/fs/cgroup").split()
 
@@ -483,7 +483,7 @@ def test_many_isolated_cells_with_an_executable_each(boot: Any) -> None:
     for name in names:
         Cell(machine.api, name).free(grace=1)
     assert machine.system.read("ls /sys/fs/cgroup/aurae | grep -c many; true").strip() == "0"
-    assert machine.system.read("cat /proc/[0-9]*/comm | grep -c 'cell init'; true").strip() == "0"
+    assert machine.system.read("cat /proc/[0-9]*/comm | grep -c cell-init; true").strip() == "0"
     machine.poweroff()
 
 

@@ -102,7 +102,7 @@ def test_an_init_is_starting_and_then_runs(owner: Asked) -> None:
     assert (began.state, began.init) == (State.STARTING, True)
     assert owner.until("init", State.STARTING).serial == began.serial
     assert owner.until("init", State.RUNNING).pid == began.pid
-    assert owner.children()[began.pid] == "cell init"
+    assert owner.children()[began.pid] == "cell-init"
 
 
 def test_an_init_ends_by_sigkill_only(owner: Asked) -> None:
@@ -131,10 +131,10 @@ def test_an_init_without_its_cell_is_not_made(owner: Asked) -> None:
 
 def test_a_template_that_was_killed_is_made_anew(owner: Asked) -> None:
     first = owner.begun()
-    (template,) = (pid for pid, name in owner.children().items() if name == "auraed template")
+    (template,) = (pid for pid, name in owner.children().items() if name == "auraed-template")
     os.kill(template, signal.SIGKILL)
     second = owner.begun("second")
-    assert owner.children()[first.pid] == owner.children()[second.pid] == "cell init"
+    assert owner.children()[first.pid] == owner.children()[second.pid] == "cell-init"
     assert owner.process("init").state is State.RUNNING
 
 
