@@ -11,7 +11,7 @@ from typing import Final
 
 from image import elf, kernel, python
 
-PROGRAMS: Final = ("busybox", f"python{python.SERIES}", "setpriv")
+PROGRAMS: Final = ("busybox", "crun", f"python{python.SERIES}", "setpriv")
 
 # Opened by name at run time, so no program says that it needs them: threads that are cancelled
 # and exceptions in C++.

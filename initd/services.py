@@ -20,6 +20,7 @@ from initd.processes.model import ServiceReport
 if TYPE_CHECKING:
     from initd.handover.model import ServiceState
 
+# Seconds until the next start: none after a run that was well, then these, twice as long each time.
 BACKOFF: Final = 0.1
 BACKOFF_LIMIT: Final = 10.0
 # One that ran this long was well: its next end is a first one again.
@@ -60,7 +61,7 @@ class Service:
         self._children = children
         self._cgroups = cgroups
         self._log = log
-        self._backoff = BACKOFF
+        self._backoff = 0.0
         self._started = 0.0
         self._stopping = False
         self._timer: Timer | None = None
@@ -160,17 +161,16 @@ class Service:
             self._log.debug(f"{self.name}: ended {describe(ending)}")
         else:
             if time.monotonic() - self._started >= GOOD_RUN:
-                self._backoff = BACKOFF
+                self._backoff = 0.0
             elif was_ready:
                 self._backoff = min(self._backoff, READY_LIMIT)
-            self._log.error(
-                f"{self.name}: ended {describe(ending)}; starting it again in {self._backoff:g} s"
-            )
+            when = f"in {self._backoff:g} s" if self._backoff else "at once"
+            self._log.error(f"{self.name}: ended {describe(ending)}; starting it again {when}")
             self._start_later()
 
     def _start_later(self) -> None:
         self._timer = self._loop.later(self._backoff, self.start)
-        self._backoff = min(2 * self._backoff, BACKOFF_LIMIT)
+        self._backoff = min(max(BACKOFF, 2 * self._backoff), BACKOFF_LIMIT)
 
     def _output(self, stream: Stream, count: int) -> None:
         *lines, rest = (self._partial + stream.tail(count)).split(b"\n")

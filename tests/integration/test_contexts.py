@@ -64,92 +64,29 @@ def test_a_daemon_serves_on_a_host_and_leaves_nothing(machine: Machine) -> None:
     assert "sleep 1000" not in machine.system.read("ps")
 
 
-# What an OCI runtime does with a bundle, as far as ours needs it.
-RUNTIME: Final = r"""
-import json, os, subprocess, sys
-bundle, base = sys.argv[1:]
-config = json.load(open(f"{bundle}/config.json"))
-root = f"{bundle}/{config['root']['path']}"
-flags = {"cgroup": os.CLONE_NEWCGROUP, "ipc": os.CLONE_NEWIPC, "mount": os.CLONE_NEWNS,
-         "network": os.CLONE_NEWNET, "pid": os.CLONE_NEWPID, "uts": os.CLONE_NEWUTS}
-home = "/sys/fs/cgroup" + open("/proc/self/cgroup").read().strip().removeprefix("0::")
-# Opened before there is a namespace that does not hold it.
-leave = open(f"{home}/cgroup.procs", "w")
-os.mkdir(base)
-with open(f"{base}/cgroup.procs", "w") as procs:
-    procs.write("0")
-for namespace in config["linux"]["namespaces"]:
-    os.unshare(flags[namespace["type"]])
-ready, go = os.pipe()
-pid = os.fork()
-if pid:
-    leave.write("0")
-    leave.close()
-    os.write(go, b"x")
-    print(pid, flush=True)
-    code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
-    print(f"code {code}", flush=True)
-    sys.exit()
-os.close(go)
-if not os.read(ready, 1):
-    sys.exit(1)
-process = config["process"]
-subprocess.run(["mount", "--bind", root, root], check=True)
-for mount in config["mounts"]:
-    kind = {"cgroup": "cgroup2"}.get(mount["type"], mount["type"])
-    target, options = root + mount["destination"], ",".join(mount["options"])
-    os.makedirs(target, exist_ok=True)
-    subprocess.run(["mount", "-t", kind, "-o", options, kind, target], check=True)
-if config["root"]["readonly"]:
-    subprocess.run(["mount", "-o", "remount,ro,bind", root], check=True)
-for name, minor in (("null", 3), ("zero", 5), ("urandom", 9)):
-    os.mknod(f"{root}/dev/{name}", 0o20666, os.makedev(1, minor))
-subprocess.run(["hostname", config["hostname"]], check=True)
-os.chroot(root)
-os.chdir(process["cwd"])
-os.execve(process["args"][0], process["args"], dict(word.split("=", 1) for word in process["env"]))
-"""
-
-# Runs Python in the container, as `exec` of an OCI runtime would.
-ENTER: Final = r"""
-import os, sys, time
-pid, *argv = sys.argv[1:]
-while open(f"/proc/{pid}/comm").read() != "auraed\n":
-    time.sleep(0.1)
-root = os.open(f"/proc/{pid}/root", os.O_PATH)
-os.setns(os.pidfd_open(int(pid)), os.CLONE_NEWPID | os.CLONE_NEWNS | os.CLONE_NEWNET)
-os.fchdir(root)
-os.chroot(".")
-child = os.fork()
-if not child:
-    os.execvp("python3", ["python3", *argv])
-sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
-"""
-
 CONTAINER: Final = r"""
 mount -t tmpfs -o size=500m tmpfs /mnt || exit 1
 /sbin/init spawn --output /mnt/bundle || exit 1
 /sbin/init spawn --output /mnt/bundle 2>&1
-mkfifo /mnt/said
-python3 -c "$1" /mnt/bundle /sys/fs/cgroup/box > /mnt/said &
-exec 3< /mnt/said
-read -r pid <&3
-python3 -c "$2" $pid -c "$3" 2>&1 << END
-cell start _system e 'cat /proc/self/cgroup; hostname; cat /proc/1/comm; echo \$\$'
+crun="crun --root /mnt/crun --cgroup-manager cgroupfs"
+$crun run --bundle /mnt/bundle box > /mnt/said 2>&1 &
+container=$!
+until grep -q 'runtime ready' /mnt/said; do sleep 0.1; done
+$crun exec box cat /proc/1/comm
+$crun exec box python3 -c "$1" 2>&1 << END
+cell start _system e 'cat /proc/self/cgroup; hostname; echo \$\$'
 cell wait _system e
 logs e
 END
-kill $pid
-cat <&3
-find /sys/fs/cgroup/box -mindepth 1 -type d
-rmdir /sys/fs/cgroup/box
+$crun kill box TERM
+wait $container
+echo "code $?"
+find /sys/fs/cgroup/box -type d 2> /dev/null
 """
 
 
 def test_a_bundle_runs_as_a_container_with_auraed_as_its_init(machine: Machine) -> None:
-    done = machine.system.run(
-        'exec unshare -m sh -c "$1" sh "$2" "$3" "$4"', CONTAINER, RUNTIME, ENTER, AER, timeout=300
-    )
+    done = machine.system.run('exec unshare -m sh -c "$1" sh "$2"', CONTAINER, AER, timeout=300)
     said = [
         line
         for line in done.stdout.splitlines()
@@ -159,11 +96,11 @@ def test_a_bundle_runs_as_a_container_with_auraed_as_its_init(machine: Machine) 
     assert start == [
         "/mnt/bundle: written; run it with an OCI runtime",
         "auraed: /mnt/bundle: exists: name a new folder",
+        "auraed",
         "node: serving",
         "_system/e: ended with exit code 0",
         "0::/aurae/_system/_e",
         "aurae",
-        "auraed",
     ], done
     # A process ID of the container's own.
     assert 1 < int(number) < 100, done
