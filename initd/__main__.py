@@ -9,9 +9,9 @@ from initd.version import VERSION
 _HELP: Final = """\
 auraed: the init system of an Aurae node. The kernel starts it as PID 1.
 
-  auraed daemon [--listen HOST:PORT --credentials DIR]
+  auraed daemon [--stay] [--listen HOST:PORT --credentials DIR]
                      serve the API on this host, until SIGTERM: on /run/aurae/aurae.sock, and over
-                     TCP with the SVID and bundle in DIR
+                     TCP with the SVID and bundle in DIR; with --stay what runs then outlives it
   auraed spawn --output DIR [--root ROOT]
                      write an OCI bundle of this root, or of ROOT, with auraed as its init
   auraed --version   print the version
@@ -61,14 +61,23 @@ def options(arguments: list[str], names: tuple[str, ...]) -> dict[str, str] | No
     return {name.removeprefix("--"): value for name, value in given.items()}
 
 
-def serve(*, container: bool, listen: str = "", credentials: str = "") -> int:
+def daemon_options(arguments: list[str]) -> dict[str, str] | None:
+    """All but `--stay`, which has no value."""
+    if arguments.count("--stay") > 1:
+        return None
+    return options([word for word in arguments if word != "--stay"], ("listen", "credentials"))
+
+
+def serve(*, container: bool, listen: str = "", credentials: str = "", stay: bool = False) -> int:
     """Without a machine. See `initd.guest`."""
     if bool(listen) != bool(credentials):
         sys.stderr.write("auraed: an address and credentials go together: give both, or neither\n")
         return 2
     from initd import guest
 
-    return guest.run(guest.Options(container=container, listen=listen, credentials=credentials))
+    return guest.run(
+        guest.Options(container=container, listen=listen, credentials=credentials, stay=stay)
+    )
 
 
 def spawn(output: str, root: str = "/") -> int:
@@ -107,8 +116,8 @@ def main() -> int:
             from initd.handover import program
 
             return program.check(number)
-        case ["daemon", *rest] if (given := options(rest, ("listen", "credentials"))) is not None:
-            return serve(container=False, **given)
+        case ["daemon", *rest] if (given := daemon_options(rest)) is not None:
+            return serve(container=False, stay="--stay" in rest, **given)
         case ["spawn", *rest] if "output" in (given := options(rest, ("output", "root")) or {}):
             return spawn(**given)
         case ["--version"]:

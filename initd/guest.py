@@ -50,15 +50,19 @@ FOLDERS: Final = (("", 0o755), ("cells", 0o700), ("logs", 0o700), ("logs/auraed"
 # Seconds that the runtime may be silent, and those that what was killed has to be gone.
 _PATIENCE: Final = 60.0
 _GONE: Final = 5.0
+# Seconds between two looks at whether anything is left of what stayed.
+_LOOK: Final = 1.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Options:
-    """How it is to be. Without `listen` the API is on its Unix socket only."""
+    """How it is to be. Without `listen` the API is on its Unix socket only. With `stay` what runs
+    outlives it."""
 
     container: bool
     listen: str = ""
     credentials: str = ""
+    stay: bool = False
 
 
 class Unfit(Exception):
@@ -134,8 +138,13 @@ class Guest:
         while self._down is None and not failed:
             self._guard(self._loop.turn)
         services = [] if self._runtime is None else [self._runtime]
-        self._guard(lambda: shutdown.stop_all(self._loop, self._log, self._processes, services))
-        self._guard(self._remove)
+        stays = self._options.stay and not failed and self._cgroups.populated(tree.CELLS)
+        stop = shutdown.stop_services if stays else shutdown.stop_all
+        self._guard(lambda: stop(self._loop, self._log, self._processes, services))
+        if stays:
+            self._guard(self._leave_running)
+        else:
+            self._guard(self._remove)
         self._log.info("ended")
         return int(failed)
 
@@ -234,10 +243,36 @@ class Guest:
 
     # The end
 
-    def _remove(self) -> None:
+    def _leave_running(self) -> None:
+        """To a copy of this process that takes what they write, until the last has ended."""
+        self._close()
+        keeper = spawn.in_child(self._keep)
+        self._log.info(
+            f"what runs stays, and pid {keeper} keeps its output; SIGTERM to that ends it"
+        )
+
+    def _keep(self) -> None:
+        os.setsid()
+        prctl.set_name("auraed-keeper")
+        # Nobody is to wait for what this process will never say.
+        null = os.open(os.devnull, os.O_RDWR)
+        for number in range(3):
+            os.dup2(null, number)
+        self._log.console = None
+        asked: list[None] = []
+        self._loop.watch_signals({signal.SIGTERM: lambda: asked.append(None)})
+        while not asked and self._cgroups.populated(tree.CELLS):
+            self._guard(lambda: self._loop.turn(_LOOK))
+        self._remove()
+
+    def _close(self) -> None:
         for part in (self._notify, self._control):
             if part is not None:
                 part.close()
+        self._notify = self._control = None
+
+    def _remove(self) -> None:
+        self._close()
         _empty(RUN)
         with suppress(OSError):
             RUN.rmdir()

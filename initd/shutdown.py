@@ -43,14 +43,25 @@ _LAST_WORDS: Final = {
 def stop_all(loop: Loop, log: Log, processes: Processes, services: Sequence[Service]) -> None:
     """Refuse work, end the workloads, and then the services in their order, the API first: until
     then it answers whoever asks what the machine waits for."""
-    processes.close()
-    for service in services:
-        service.retire()
+    _refuse(processes, services)
     living = list(processes.living())
     if living:
         _timed(log, f"stop {len(living)} processes", lambda: _end_processes(loop, log, processes))
     for service in services:
         _end_service(loop, log, service)
+
+
+def stop_services(loop: Loop, log: Log, processes: Processes, services: Sequence[Service]) -> None:
+    """As `stop_all`, and let the workloads run on."""
+    _refuse(processes, services)
+    for service in services:
+        _end_service(loop, log, service)
+
+
+def _refuse(processes: Processes, services: Sequence[Service]) -> None:
+    processes.close()
+    for service in services:
+        service.retire()
 
 
 def finish(log: Log, how: How, watchdog: Watchdog) -> None:

@@ -41,6 +41,38 @@ find $base -mindepth 1 -type d
 rmdir $base
 """
 
+# What is asked to stay runs and writes on, until it ends or its keeper does.
+STAYING: Final = r"""
+mount -t tmpfs tmpfs /run/aurae || exit 1
+base=/sys/fs/cgroup/host
+mkdir $base
+sh -c "echo \$\$ > $base/cgroup.procs; exec /sbin/init daemon --stay" > /run/said 2>&1 &
+daemon=$!
+python3 -c "$1" > /dev/null 2>&1 << END
+cell allocate web --isolate-process
+cell start web stays 'while sleep 0.1; do echo on; done'
+cell start _system brief 'usleep 100000'
+END
+kill $daemon
+wait $daemon
+echo "code $?"
+cat /run/said | grep -o 'what runs stays, and pid'
+cat $base/auraed/initd/cgroup.procs > /run/keepers
+xargs -I% cat /proc/%/comm < /run/keepers
+python3 -ISc 'import socket; socket.socket(socket.AF_UNIX).connect("/run/aurae/aurae.sock")' 2>&1 |
+  grep -o "Connection refused"
+size() { cat /run/aurae/logs/*/stdout | wc -c; }
+before=$(size)
+until [ $(size) -gt $before ]; do sleep 0.1; done
+echo it writes
+kill $(cat /run/keepers)
+until [ ! -e $base/aurae ]; do sleep 0.1; done
+ls -A /run/aurae
+find $base -mindepth 1 -type d
+rmdir $base
+rm /run/said /run/keepers
+"""
+
 
 RESTS: Final = "restarted 1 time within 600 s; the last run ended with exit code 1"
 
@@ -62,6 +94,17 @@ def test_a_daemon_serves_on_a_host_and_leaves_nothing(machine: Machine) -> None:
         ], done
         assert "serving on /run/aurae/aurae.sock" in done.stderr
     assert "sleep 1000" not in machine.system.read("ps")
+
+
+def test_what_is_asked_to_stay_outlives_the_daemon(machine: Machine) -> None:
+    done = machine.system.run('exec unshare -m sh -c "$1" sh "$2"', STAYING, AER, timeout=180)
+    assert done.stdout.splitlines() == [
+        "code 0",
+        "what runs stays, and pid",
+        "auraed-keeper",
+        "Connection refused",
+        "it writes",
+    ], done
 
 
 CONTAINER: Final = r"""
