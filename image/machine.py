@@ -66,10 +66,12 @@ class Nic:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Drive:
-    """A virtio disk. What the guest writes is dropped at the end unless it is `kept`."""
+    """A virtio disk. What the guest writes is dropped at the end unless it is `kept`, and refused
+    if it is `read_only`."""
 
     file: Path
     kept: bool = False
+    read_only: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -276,7 +278,7 @@ def _network(number: int, nic: Nic) -> list[str]:
 
 
 def _drive(number: int, drive: Drive) -> list[str]:
-    kept = "" if drive.kept else ",snapshot=on"
+    kept = ",readonly=on" if drive.read_only else "" if drive.kept else ",snapshot=on"
     backend = f"if=none,id=drive{number},format=raw,file={_escaped(drive.file)}{kept}"
     return ["-drive", backend, "-device", f"virtio-blk-pci,drive=drive{number}"]
 

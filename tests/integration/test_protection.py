@@ -15,7 +15,7 @@ import pytest
 from aurae.cells.v0 import cells_pb2 as pb
 from aurae.node.v0 import node_pb2
 
-from image.machine import Channel, Credential
+from image.machine import Channel, Credential, Drive
 from testkit.cells import forest
 from testkit.machines import Machine, state
 from testkit.refusals import refused
@@ -247,6 +247,17 @@ def test_a_boot_with_a_full_run_and_no_console_serves(
     mode = node_pb2.SHUTDOWN_MODE_POWEROFF
     machine.api.node.Shutdown(node_pb2.ShutdownRequest(mode=mode))
     machine.wait_for_end()
+
+
+def test_a_boot_with_a_disk_that_cannot_be_written_serves(boot: Boot, tmp_path: Path) -> None:
+    disk = tmp_path / "disk"
+    disk.write_bytes(bytes(16 << 20))
+    machine = boot(drives=(Drive(file=disk, read_only=True),))
+    machine.system.read("until grep -qx 1 /sys/block/vda/ro; do sleep 0.1; done")
+    with machine.cell("c") as cell:
+        assert cell.read("echo fine") == "fine\n"
+    assert "auraed: error" not in machine.console.text
+    machine.poweroff()
 
 
 @pytest.mark.parametrize("name", ["kernel.panic_on_oops", "kernel.panic"])

@@ -90,9 +90,14 @@ def test_a_machine_without_cards_has_none() -> None:
     assert "-netdev" not in words
 
 
-def test_what_is_written_to_a_drive_is_dropped_unless_kept() -> None:
-    drives = (Drive(file=Path("/a,b")), Drive(file=Path("/c"), kept=True))
-    dropped, kept = options(line(Machine(boot=KERNEL, drives=drives)), "-drive")
+def test_what_is_written_to_a_drive_is_dropped_kept_or_refused() -> None:
+    drives = (
+        Drive(file=Path("/a,b")),
+        Drive(file=Path("/c"), kept=True),
+        Drive(file=Path("/d"), read_only=True),
+    )
+    dropped, kept, refused = options(line(Machine(boot=KERNEL, drives=drives)), "-drive")
+    assert refused == "if=none,id=drive3,format=raw,file=/d,readonly=on"
     assert dropped == "if=none,id=drive1,format=raw,file=/a,,b,snapshot=on"
     assert kept == "if=none,id=drive2,format=raw,file=/c"
 
