@@ -47,8 +47,7 @@ def stop_all(loop: Loop, log: Log, processes: Processes, services: Sequence[Serv
     living = list(processes.living())
     if living:
         _timed(log, f"stop {len(living)} processes", lambda: _end_processes(loop, log, processes))
-    for service in services:
-        _end_service(loop, log, service)
+    stop_services(loop, log, processes, services)
 
 
 def stop_services(loop: Loop, log: Log, processes: Processes, services: Sequence[Service]) -> None:

@@ -1,8 +1,8 @@
 """Named tuples that are cheap to make.
 
 `typing.NamedTuple` compiles a function for each class: a tenth of the time that auraed takes to
-import itself. These do without; an object of theirs takes half a microsecond more to make when it
-is given its fields by name. To type checkers they are the same.
+import itself. These do without. An object of theirs takes 1 us more to make when not all fields
+are given by place, and 2 us more to replace (3.13, natively). To type checkers they are the same.
 """
 
 from typing import TYPE_CHECKING, Any

@@ -51,7 +51,6 @@ daemon=$!
 python3 -c "$1" > /dev/null 2>&1 << END
 cell allocate web --isolate-process
 cell start web stays 'while sleep 0.1; do echo on; done'
-cell start _system brief 'usleep 100000'
 END
 kill $daemon
 wait $daemon
