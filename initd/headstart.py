@@ -37,6 +37,7 @@ _VARIABLE: Final = "AURAE_HEAD_START"
 # The runtime's descriptor of the gate, a pipe: each byte lets it take one more step.
 _GATE: Final = 3
 _DESCRIPTORS: Final = 256
+_HURRIED: Final = os.SCHED_RR | os.SCHED_RESET_ON_FORK
 
 
 class HeadStart(NamedTuple):
@@ -124,13 +125,12 @@ def hurry(pid: int) -> None:
 
     Not the threads that it makes. Where it may not, it starts as others do."""
     with suppress(OSError):
-        policy = os.SCHED_RR | os.SCHED_RESET_ON_FORK
-        os.sched_setscheduler(pid, policy, os.sched_param(1))
+        os.sched_setscheduler(pid, _HURRIED, os.sched_param(1))
 
 
 def settle() -> None:
-    """In the runtime, once its API answers: be one among others."""
-    with suppress(OSError):
+    """In the runtime, once its API answers: be one among others, if it was in a hurry."""
+    if os.sched_getscheduler(0) == _HURRIED:
         os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))
 
 
