@@ -202,7 +202,7 @@ def _booted(machine: Machine, *, show: bool) -> Iterator[tuple[Qemu, int]]:
                     raise
                 qemu.kill()
                 qemu.detach()
-                print("the emulator failed the kernel before it came to our code: once more")
+                print("the emulation of a QEMU before 8.1 failed the kernel: once more")
                 continue
             yield qemu, shown
             return

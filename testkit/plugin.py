@@ -4,16 +4,19 @@ Imports stay inside the fixtures: every run of pytest loads the plugin, also whe
 """
 
 from collections.abc import Callable, Generator, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import pytest
+from _pytest.runner import runtestprotocol
 
 if TYPE_CHECKING:
     from testkit.machines import Machine, Machines
     from testkit.trust import TrustDomain
 
 MACHINES: "Final" = pytest.StashKey["Machines"]()
+EMULATOR_FAILED: "Final" = pytest.StashKey[bool]()
 
 OPTIONS: Final = (
     ("image", "build", "folder with vmlinuz, initramfs and aurae.img"),
@@ -125,6 +128,24 @@ def _nothing_left(request: pytest.FixtureRequest) -> Iterator[None]:
     assert after == before, "the test did not leave the machine as it found it"
 
 
+def pytest_runtest_protocol(item: pytest.Item, nextitem: pytest.Item | None) -> bool:
+    """Run a test once more, with everything made anew, whose machine died of its emulation."""
+    said = {"nodeid": item.nodeid, "location": item.location}
+    item.ihook.pytest_runtest_logstart(**said)
+    reports = runtestprotocol(item, log=False, nextitem=nextitem)
+    if item.stash.get(EMULATOR_FAILED, False):
+        if (terminal := item.config.pluginmanager.get_plugin("terminalreporter")) is not None:
+            terminal.write_line(f"{item.nodeid}: the emulation failed its machine; once more")
+        # What ends with a machine that is lost is bound to complain of that.
+        with suppress(Exception):
+            item.session._setupstate.teardown_exact(None)
+        reports = runtestprotocol(item, log=False, nextitem=nextitem)
+    for report in reports:
+        item.ihook.pytest_runtest_logreport(report=report)
+    item.ihook.pytest_runtest_logfinish(**said)
+    return True
+
+
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_call(item: pytest.Item) -> Generator[None, object, object]:
     """A machine that is lost is the story, whatever the test saw of it."""
@@ -144,8 +165,11 @@ def pytest_runtest_makereport(
     report = yield
     made = item.config.stash.get(MACHINES, None)
     if report.failed and made is not None:
+        from image.acceleration import emulator_failed
         from testkit.machines import save_evidence
 
+        if any(emulator_failed(machine.qemu.console.text) for machine in made.running):
+            item.stash[EMULATOR_FAILED] = True
         kept = _path(item.config, "evidence") / _file_name(item.nodeid)
         for number, machine in enumerate(made.running, 1):
             save_evidence(machine, kept / str(number))

@@ -18,6 +18,11 @@ WEIGHTS: Final = {"initd": 500, "runtime": 500, "network": 200, "hardware": 100}
 # Of both trees: in the one are a few processes, in the other may be a fork bomb.
 _OURS_WEIGHT: Final = 500
 
+# The kernel patches its scheduler, on all processors at once, when the first limit of CPU time
+# comes and when the last one goes. This one holds nothing up, is there first, and never goes.
+_NO_LIMIT: Final = "1000000000000 1000000"
+_LIMITED: Final = "hardware"
+
 
 def make_tree(root: str = ROOT) -> list[str]:
     """Make both trees and move PID 1 into its place; returns the controllers that are missing."""
@@ -34,6 +39,9 @@ def make_tree(root: str = ROOT) -> list[str]:
             _write(f"{root}/{OURS}/{name}/cpu.weight", str(weight))
     if "cpu" in available:
         _write(f"{root}/{OURS}/cpu.weight", str(_OURS_WEIGHT))
+        # Not in a kernel without CONFIG_CFS_BANDWIDTH.
+        if os.path.exists(limit := f"{root}/{OURS}/{_LIMITED}/cpu.max"):
+            _write(limit, _NO_LIMIT)
     return [f"{name}: not in this kernel" for name in CONTROLLERS if name not in available]
 
 
