@@ -62,32 +62,82 @@ def make_key(key_type: KeyType) -> bytes:
 def make_authority(
     trust_domain: str, key: bytes, *, validity: timedelta, now: datetime | None = None
 ) -> Pair:
-    """The authority of `trust_domain`, signed by itself. It may sign leaves only."""
+    """The authority of `trust_domain`, signed by itself. It may sign intermediates and leaves."""
     from cryptography import x509
 
-    own = SpiffeId(trust_domain)
     private = _signing_key(key)
-    # An authority needs a subject: chains are built by it (RFC 5280, 4.1.2.6).
-    subject = x509.Name(
-        [x509.NameAttribute(x509.NameOID.ORGANIZATION_NAME, trust_domain[:_MAX_ORGANISATION])]
-    )
+    subject = _authority_name(trust_domain)
     start, end = _validity(validity, now)
     builder = (
         x509.CertificateBuilder()
         .subject_name(subject)
         .issuer_name(subject)
-        .public_key(private.public_key())
-        .serial_number(x509.random_serial_number())
         .not_valid_before(start)
         .not_valid_after(end)
-        .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
-        .add_extension(_key_usage(authority=True), critical=True)
-        .add_extension(_alternative_names(own, None), critical=False)
+    )
+    return Pair(_sign(_authority_profile(builder, trust_domain, key, path_length=1), private), key)
+
+
+def make_intermediate(
+    authority: Pair,
+    key: bytes,
+    name: str,
+    *,
+    validity: timedelta,
+    now: datetime | None = None,
+) -> Pair:
+    """An authority below `authority`, for the same trust domain; it may sign leaves only.
+
+    `name` tells it from others, since chains are built by name. It does not outlive its authority,
+    whose certificate is not in the result. Raises ValueError.
+    """
+    from cryptography import x509
+
+    signer = svid.certificates(authority.certificate)[0]
+    svid.match_key(authority.certificate, authority.key)
+    svid.check_dates(signer, now or datetime.now(UTC))
+    domain = trust_domain(authority.certificate)
+    start, end = _validity(validity, now)
+    identifier = signer.extensions.get_extension_for_class(x509.SubjectKeyIdentifier).value
+    builder = (
+        x509.CertificateBuilder()
+        .subject_name(_authority_name(domain, name))
+        .issuer_name(signer.subject)
+        .not_valid_before(max(start, signer.not_valid_before_utc))
+        .not_valid_after(min(end, signer.not_valid_after_utc))
         .add_extension(
-            x509.SubjectKeyIdentifier.from_public_key(private.public_key()), critical=False
+            x509.AuthorityKeyIdentifier.from_issuer_subject_key_identifier(identifier),
+            critical=False,
         )
     )
-    return Pair(_sign(builder, private), key)
+    builder = _authority_profile(builder, domain, key, path_length=0)
+    return Pair(_sign(builder, _signing_key(authority.key)), key)
+
+
+def _authority_name(trust_domain: str, name: str | None = None) -> "x509.Name":
+    """An authority needs a subject: chains are built by it (RFC 5280, 4.1.2.6)."""
+    from cryptography import x509
+
+    domain = x509.NameAttribute(x509.NameOID.ORGANIZATION_NAME, trust_domain[:_MAX_ORGANISATION])
+    own = () if name is None else (x509.NameAttribute(x509.NameOID.COMMON_NAME, name[:64]),)
+    return x509.Name([domain, *own])
+
+
+def _authority_profile(
+    builder: "x509.CertificateBuilder", trust_domain: str, key: bytes, *, path_length: int
+) -> "x509.CertificateBuilder":
+    """What every authority's certificate has."""
+    from cryptography import x509
+
+    public = _signing_key(key).public_key()
+    return (
+        builder.public_key(public)
+        .serial_number(x509.random_serial_number())
+        .add_extension(x509.BasicConstraints(ca=True, path_length=path_length), critical=True)
+        .add_extension(_key_usage(authority=True), critical=True)
+        .add_extension(_alternative_names(SpiffeId(trust_domain), None), critical=False)
+        .add_extension(x509.SubjectKeyIdentifier.from_public_key(public), critical=False)
+    )
 
 
 def issue(

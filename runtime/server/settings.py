@@ -22,6 +22,14 @@ class Settings(NamedTuple):
     sets: tuple[Path, ...] = (CREDENTIALS / SET, Path("/etc/aurae/cells.json"))
     """Where a set of cells and executables may be that is applied at boot; the first counts."""
     initd: Path = Path("/run/aurae/initd.sock")
+    disk: Path = Path("/var/lib/aurae")
+    """Where what must outlive a boot goes, if a data disk is mounted there or above."""
+
+    @property
+    def state(self) -> Path:
+        """Where the node keeps its identity, policy and audit log: on the data disk where there is
+        one, else until the next boot."""
+        return self.disk if self.disk.is_dir() else self.run / "state"
 
     @property
     def socket(self) -> Path:

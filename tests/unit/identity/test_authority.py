@@ -83,7 +83,7 @@ def test_openssl_reads_the_profile_of_an_authority(tmp_path: Path, signer: Pair)
     text = " ".join(openssl("x509", "-in", file, "-noout", "-text").split())
     for claim in (
         "Subject: O = example.org Subject",
-        "Basic Constraints: critical CA:TRUE, pathlen:0",
+        "Basic Constraints: critical CA:TRUE, pathlen:1",
         "Key Usage: critical Certificate Sign, CRL Sign X509v3",
         "Subject Alternative Name: URI:spiffe://example.org X509v3",
     ):
