@@ -17,6 +17,10 @@ if TYPE_CHECKING:
 
 NODE: Final = "/node/"
 PERSON: Final = "/person/"
+TENANT: Final = "/tenant/"
+
+# Organisational unit in the subject of an authority that is a node's; its common name is the node.
+NODE_UNIT: Final = "node"
 
 _LABEL: Final = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
 

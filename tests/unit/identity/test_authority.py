@@ -220,9 +220,16 @@ USAGE = {
 }
 
 
-def forged(signer: Pair, change: Change, *, names: list[x509.GeneralName] | None = None) -> bytes:
+def forged(
+    signer: Pair,
+    change: Change,
+    *,
+    names: list[x509.GeneralName] | None = None,
+    key: bytes | None = None,
+) -> bytes:
     """A certificate that `authority` would not make, signed by its key all the same."""
-    key = ec.generate_private_key(ec.SECP256R1())
+    public = svid.private_key(key or authority.make_key(KeyType.ECDSA_P256)).public_key()
+    assert isinstance(public, ec.EllipticCurvePublicKey)
     signing = serialization.load_pem_private_key(signer.key, None)
     assert isinstance(signing, ec.EllipticCurvePrivateKey)
     now = datetime.now(UTC)
@@ -230,7 +237,7 @@ def forged(signer: Pair, change: Change, *, names: list[x509.GeneralName] | None
         x509.CertificateBuilder()
         .subject_name(x509.Name([]))
         .issuer_name(svid.certificates(signer.certificate)[0].subject)
-        .public_key(key.public_key())
+        .public_key(public)
         .serial_number(x509.random_serial_number())
         .not_valid_before(now - DAY)
         .not_valid_after(now + DAY)
