@@ -65,6 +65,7 @@ def check_leaf(leaf: "x509.Certificate") -> tuple[SpiffeId, str | None]:
     address or a second name would let its owner answer for another node, since clients that cannot
     check a SPIFFE ID check these.
     """
+    _check_readable(leaf)
     _check_usage_of_leaf(leaf)
     spiffe_id, dns_name = names(leaf)
     if not spiffe_id.path:
@@ -88,6 +89,7 @@ def check_signer(signer: "x509.Certificate", leaf: SpiffeId, *, below: int) -> N
     """
     from cryptography import x509
 
+    _check_readable(signer)
     constraints = extension(signer, x509.BasicConstraints)
     usage = extension(signer, x509.KeyUsage)
     if constraints is None or not constraints.ca or usage is None or not usage.key_cert_sign:
@@ -154,6 +156,10 @@ def check_form(certificate: "x509.Certificate") -> None:
     20 bytes at most, and the issuer has a name. Critical policies are refused: nobody here weighs
     them.
     """
+    from cryptography import x509
+
+    if certificate.version is not x509.Version.v3:
+        raise ValueError("certificate: is not of version 3, so its extensions mean nothing")
     if not 0 < certificate.serial_number < 1 << 160:
         raise ValueError("certificate: its serial number is not positive, or over 20 bytes")
     if not list(certificate.issuer):
@@ -211,6 +217,19 @@ def critical(certificate: "x509.Certificate", kind: type["x509.ExtensionType"]) 
     return certificate.extensions.get_extension_for_class(kind).critical
 
 
+def _check_readable(certificate: "x509.Certificate") -> None:
+    """cryptography reads parts when they are asked for, and its errors name no object.
+
+    They have no common base either. An extension that it knows and cannot read is refused, critical
+    or not.
+    """
+    try:
+        _ = (certificate.issuer, certificate.subject, certificate.version, certificate.extensions)
+        certificate.public_key()
+    except Exception as e:
+        raise ValueError(f"certificate: cannot be read: {e}") from e
+
+
 def _check_usage_of_leaf(leaf: "x509.Certificate") -> None:
     from cryptography import x509
     from cryptography.x509.oid import ExtendedKeyUsageOID
@@ -251,7 +270,7 @@ def _check_authority_of(signer: "x509.Certificate", leaf: SpiffeId) -> None:
     node = node_of(signer)
     if uris and node is not None and not leaf.path.startswith(f"{NODE}{node}/"):
         raise ValueError(
-            f"certificate of {leaf}: signed by the authority of node {node}, which signs for its "
+            f"certificate of {leaf}: signed by the authority of node {node!a}, which signs for its "
             "own workloads only"
         )
 
