@@ -1,7 +1,9 @@
-"""Who calls, whether they may, and how much of the node they see."""
+"""Who calls, and how much of the node they see."""
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Final
 
 from initd.errors import PermissionDenied
@@ -10,8 +12,6 @@ from runtime.cells.cells import Cells
 from runtime.identity.spiffe import SpiffeId
 from runtime.scope import NODE, Scope
 from runtime.server.peers import Peer
-
-PEOPLE: Final = "/person/"
 
 # Tenants that are no cell.
 ROOT: Final = "root"
@@ -24,6 +24,28 @@ class Caller(NamedTuple):
     scope: Scope
     tenant: str
     """Whose calls and connections are counted together."""
+    who: str
+    """What it is called in decisions: a SPIFFE ID, `cell:NAME` or `uid:NUMBER`."""
+    id: SpiffeId | None = None
+    """None: it came by the node's own socket."""
+
+
+_calling: ContextVar[Caller] = ContextVar("calling")
+
+
+def calling() -> Caller:
+    """Whose call this task serves. LookupError: it serves none."""
+    return _calling.get()
+
+
+@contextmanager
+def called_by(caller: Caller) -> Iterator[None]:
+    """Within the block, in this task and those it makes, the call is this caller's."""
+    token = _calling.set(caller)
+    try:
+        yield
+    finally:
+        _calling.reset(token)
 
 
 class Callers:
@@ -51,9 +73,11 @@ class Callers:
             uid, gid = self._cells.inner_ids(cell, peer.uid, peer.gid)
             identity = (uid, gid) if uid else None
             scope = Scope(cell=cell, identity=identity)
-            return Caller(scope=scope, tenant=f"cell {cell.partition('/')[0]}")
+            outermost = cell.partition("/")[0]
+            return Caller(scope=scope, tenant=f"cell {outermost}", who=f"cell:{cell}")
         trusted = peer.uid in (0, os.geteuid())
-        return Caller(scope=NODE, tenant=ROOT if trusted else STRANGERS)
+        tenant = ROOT if trusted else STRANGERS
+        return Caller(scope=NODE, tenant=tenant, who=f"uid:{peer.uid}")
 
     def enter(self, address: str, caller: Caller) -> None:
         """From now on calls from `address`, as gRPC writes it, are this caller's."""
@@ -68,8 +92,8 @@ class Callers:
         `peer` and `authentication` are gRPC's; TLS has verified the chain already.
         """
         if not peer.startswith("unix"):
-            person = check_person(peer, authentication, self._trust_domain)
-            return Caller(scope=NODE, tenant=person)
+            identity = identify(peer, authentication, self._trust_domain)
+            return Caller(scope=NODE, tenant=str(identity), who=str(identity), id=identity)
         caller = self._local.get(peer)
         if caller is None:
             raise PermissionDenied("caller: did not come by the API's own socket; use that")
@@ -80,10 +104,10 @@ class Callers:
         return caller
 
 
-def check_person(
+def identify(
     peer: str, authentication: Mapping[str, Iterable[bytes]], trust_domain: str | None
-) -> str:
-    """The SPIFFE ID of one of our people. Raises PermissionDenied for anybody else."""
+) -> SpiffeId:
+    """Who that is, of the node's own trust domain. Raises PermissionDenied for anybody else."""
     if trust_domain is None:
         raise PermissionDenied(
             "caller: the node's own credentials are unusable, see its log; call on its Unix socket"
@@ -92,7 +116,7 @@ def check_person(
         raise PermissionDenied(
             f"caller {peer}: has no certificate; use an SVID of the trust domain"
         )
-    needed = f"needed is one spiffe://{trust_domain}{PEOPLE}NAME"
+    needed = f"needed is an SVID of {trust_domain}"
     uris = [uri.decode(errors="replace") for uri in authentication.get("peer_uri", ())]
     if len(uris) != 1:
         raise PermissionDenied(
@@ -102,6 +126,6 @@ def check_person(
         identity = SpiffeId.parse(uris[0])
     except ValueError as e:
         raise PermissionDenied(f"caller: {e}; {needed}") from e
-    if identity.trust_domain != trust_domain or not identity.below(PEOPLE):
+    if identity.trust_domain != trust_domain or not identity.path:
         raise PermissionDenied(f"caller {identity}: may not use this API; {needed}")
-    return str(identity)
+    return identity

@@ -19,12 +19,16 @@ from initd import headstart
 from initd.errors import AuraedError, Unavailable
 from initd.processes.model import How
 from initd.values import NamedTuple
+from runtime import scope
 from runtime.cells.cells import Cells
 from runtime.cells.cgroups import Cgroups
 from runtime.cells.specs import Specs
+from runtime.cells.tenants import Quota, Tenants
 from runtime.cells.wanted import WantedFiles
 from runtime.observe.streams import Streams
 from runtime.observe.wakeups import Wakeups
+from runtime.policy.gate import Gate
+from runtime.policy.policies import Policies
 from runtime.processes import Processes
 from runtime.server import boot, credentials, peers
 from runtime.server.border import Border
@@ -104,14 +108,20 @@ async def serving(
         processes,
         notify=settings.notify,
     )
-    callers = Callers(identity.identity.trust_domain if identity else None, cells)
-    border = Border(callers)
+    trust_domain = identity.identity.trust_domain if identity else None
+    callers = Callers(trust_domain, cells)
+    policies = Policies(settings.policy, settings.boot_policy, lambda: trust_domain)
+    tenants = _tenants(cells, policies)
+    gate = Gate(policies)
+    border = Border(callers, gate, _record)
     server = aio.server(interceptors=[border], options=OPTIONS)
     with Wakeups() as wakeups:
         parts = Parts(
             version=version,
             processes=processes,
             cells=cells,
+            tenants=tenants,
+            gate=gate,
             streams=Streams(settings.logs, processes, wakeups),
             health=Health(),
         )
@@ -145,6 +155,29 @@ async def serving(
             finally:
                 await server.stop(CUT)
                 await relay.drain(CUT)
+
+
+def _record(**event: object) -> None:
+    log.debug("decision: %s", event)
+
+
+def _tenants(cells: Cells, policies: Policies) -> Tenants:
+    """Tenants' cells follow the policy."""
+
+    def quota(name: str) -> Quota:
+        tenant = policies.held.policy.tenant(name)
+        return Quota(tenant.cell, tenant.cells)
+
+    def most(name: str) -> int | None:
+        own = scope.current()
+        if (own.tenant and own.cell == name) or name in policies.held.policy.tenants:
+            return tenants.most(name)
+        return None
+
+    tenants = Tenants(cells, quota)
+    cells.quota = most
+    policies.on_change = lambda policy: tenants.adjust(list(policy.tenants))
+    return tenants
 
 
 async def _announce(

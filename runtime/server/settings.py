@@ -7,6 +7,7 @@ from initd.values import NamedTuple
 
 CREDENTIALS: Final = Path("/run/credentials/@system")
 SET: Final = "aurae.cells.json"
+POLICY: Final = "aurae.policy.json"
 LISTEN: Final = "[::]:8080"
 
 
@@ -45,6 +46,16 @@ class Settings(NamedTuple):
     def internal(self) -> Path:
         """gRPC's own socket, in a folder that only we may enter."""
         return self.run / "runtime" / "grpc.sock"
+
+    @property
+    def policy(self) -> Path:
+        """What SetPolicy stores."""
+        return self.state / "policy.json"
+
+    @property
+    def boot_policy(self) -> Path | None:
+        """The policy that the node was given at boot."""
+        return self.credentials / POLICY if self.credentials else None
 
     @property
     def applied(self) -> Path:
