@@ -150,9 +150,7 @@ def _log(_: Config) -> str:
 HINTS: Final[dict[grpc.StatusCode, Hint]] = {
     grpc.StatusCode.DEADLINE_EXCEEDED: lambda _: "--timeout gives it longer",
     grpc.StatusCode.NOT_FOUND: lambda _: "aer cell list shows what there is",
-    grpc.StatusCode.PERMISSION_DENIED: lambda c: (
-        f"aer pki show {c.client_crt} says who you are" if c.client_crt else ""
-    ),
+    grpc.StatusCode.PERMISSION_DENIED: lambda _: "aer auth whoami says who you are and may do",
     grpc.StatusCode.UNAVAILABLE: lambda _: "try again in a moment",
     grpc.StatusCode.INTERNAL: _log,
     grpc.StatusCode.UNKNOWN: _log,
