@@ -145,17 +145,20 @@ class Border(aio.ServerInterceptor):
         )
 
         async def unary(request: Any, context: Context) -> Any:
-            async with self._crossing(method, context):
-                return await behaviour(_readable(request), context)
+            async with self._crossing(method, context) as caller:
+                answer = await behaviour(_readable(request), context)
+                caller.check()
+                return answer
 
         async def stream(request: Any, context: Context) -> None:
-            async with self._crossing(method, context, streaming=True):
+            async with self._crossing(method, context, streaming=True) as caller:
                 readable = _each(request) if handler.request_streaming else _readable(request)
                 answer = behaviour(readable, context)
                 if not hasattr(answer, "__aiter__"):
                     await answer
                     return
                 async for message in answer:
+                    caller.check()
                     # Returns once flow control has room: a slow reader is waited for here.
                     await context.write(message)
 
@@ -175,13 +178,13 @@ class Border(aio.ServerInterceptor):
     @asynccontextmanager
     async def _crossing(
         self, method: str, context: Context, *, streaming: bool = False
-    ) -> AsyncIterator[None]:
+    ) -> AsyncIterator[Caller]:
         limit = None if streaming or method in UNLIMITED else self._limit
         self._calls += 1
         self._idle.clear()
         bound = asyncio.timeout(limit)
         try:
-            caller = self._callers.check(context.peer(), context.auth_context() or {})
+            caller = await self._callers.check(context.peer(), context.auth_context() or {})
             if self._draining and method not in ALWAYS:
                 raise Unavailable(STOPPING)
             if self._down is not None and method not in LOOKING:
@@ -190,7 +193,7 @@ class Border(aio.ServerInterceptor):
                 async with bound:
                     if limit is None:
                         self._unlimited.add(bound)
-                    yield
+                    yield caller
         except aio.AbortError:
             raise
         except Exception as e:

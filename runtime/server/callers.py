@@ -7,8 +7,8 @@ from typing import Final
 from initd.errors import PermissionDenied
 from initd.values import NamedTuple
 from runtime.cells.cells import Cells
-from runtime.identity.spiffe import SpiffeId
 from runtime.scope import NODE, Scope
+from runtime.server.authentication import TLS, Authenticator, Identity
 from runtime.server.peers import Peer
 
 PEOPLE: Final = "/person/"
@@ -24,19 +24,22 @@ class Caller(NamedTuple):
     scope: Scope
     tenant: str
     """Whose calls and connections are counted together."""
+    identity: Identity | None = None
+    """Of a caller with a certificate."""
+
+    def check(self) -> None:
+        """Raises Unauthenticated once the caller's certificate is no longer good."""
+        if self.identity is not None:
+            self.identity.check()
 
 
 class Callers:
     """Callers on the Unix socket by the address that the relay gave them, and all others."""
 
-    def __init__(self, trust_domain: str | None, cells: Cells) -> None:
-        self._trust_domain = trust_domain
+    def __init__(self, authenticator: Authenticator, cells: Cells) -> None:
+        self._authenticator = authenticator
         self._cells = cells
         self._local: dict[str, Caller] = {}
-
-    def refuse_all_but_local(self) -> None:
-        """What the node itself is known by turned out to be unusable."""
-        self._trust_domain = None
 
     def caller(self, peer: Peer) -> Caller | None:
         """Who that process is. None: it is where the cells are, and in none that is allocated.
@@ -62,14 +65,16 @@ class Callers:
     def leave(self, address: str) -> None:
         del self._local[address]
 
-    def check(self, peer: str, authentication: Mapping[str, Iterable[bytes]]) -> Caller:
-        """Whose call it is. Raises PermissionDenied.
+    async def check(self, peer: str, authentication: Mapping[str, Iterable[bytes]]) -> Caller:
+        """Whose call it is. Raises PermissionDenied, or Unauthenticated.
 
-        `peer` and `authentication` are gRPC's; TLS has verified the chain already.
+        `peer` and `authentication` are gRPC's. Whoever comes by TLS is who its certificate says,
+        by whatever socket.
         """
-        if not peer.startswith("unix"):
-            person = check_person(peer, authentication, self._trust_domain)
-            return Caller(scope=NODE, tenant=person)
+        if TLS in authentication.get("transport_security_type", ()):
+            identity = await self._authenticator.authenticate(peer, authentication)
+            self._check_person(identity)
+            return Caller(scope=NODE, tenant=str(identity.id), identity=identity)
         caller = self._local.get(peer)
         if caller is None:
             raise PermissionDenied("caller: did not come by the API's own socket; use that")
@@ -79,29 +84,14 @@ class Callers:
             )
         return caller
 
+    def _check_person(self, identity: Identity) -> None:
+        own = self._authenticator.trust.current
+        if own is None or not _person(identity, own.identity.trust_domain):
+            needed = f"spiffe://{own.identity.trust_domain if own else 'TRUST-DOMAIN'}{PEOPLE}NAME"
+            raise PermissionDenied(
+                f"caller {identity.id}: may not use this API; needed is one {needed}"
+            )
 
-def check_person(
-    peer: str, authentication: Mapping[str, Iterable[bytes]], trust_domain: str | None
-) -> str:
-    """The SPIFFE ID of one of our people. Raises PermissionDenied for anybody else."""
-    if trust_domain is None:
-        raise PermissionDenied(
-            "caller: the node's own credentials are unusable, see its log; call on its Unix socket"
-        )
-    if not list(authentication.get("x509_pem_cert", ())):
-        raise PermissionDenied(
-            f"caller {peer}: has no certificate; use an SVID of the trust domain"
-        )
-    needed = f"needed is one spiffe://{trust_domain}{PEOPLE}NAME"
-    uris = [uri.decode(errors="replace") for uri in authentication.get("peer_uri", ())]
-    if len(uris) != 1:
-        raise PermissionDenied(
-            f"caller: its certificate has {len(uris)} URIs in subjectAltName; {needed}"
-        )
-    try:
-        identity = SpiffeId.parse(uris[0])
-    except ValueError as e:
-        raise PermissionDenied(f"caller: {e}; {needed}") from e
-    if identity.trust_domain != trust_domain or not identity.below(PEOPLE):
-        raise PermissionDenied(f"caller {identity}: may not use this API; {needed}")
-    return str(identity)
+
+def _person(identity: Identity, trust_domain: str) -> bool:
+    return identity.id.trust_domain == trust_domain and bool(identity.id.below(PEOPLE))
