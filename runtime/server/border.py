@@ -15,6 +15,7 @@ from initd.errors import (
     InvalidArgument,
     PermissionDenied,
     ResourceExhausted,
+    Unauthenticated,
     Unavailable,
 )
 from initd.processes.model import How
@@ -112,13 +113,15 @@ class _Crossing:
         self._peer = peer
         self._generation = gate.policies.generation
 
-    def identify(self, callers: Callers, authentication: Mapping[str, Iterable[bytes]]) -> None:
-        """Raises PermissionDenied."""
+    async def identify(
+        self, callers: Callers, authentication: Mapping[str, Iterable[bytes]]
+    ) -> None:
+        """Raises Unauthenticated and PermissionDenied."""
         try:
-            self.caller = callers.check(self._peer, authentication)
+            self.caller = await callers.check(self._peer, authentication)
         except AuraedError as e:
-            claimed = [uri.decode(errors="replace") for uri in authentication.get("peer_uri", ())]
-            who = " ".join(claimed)[:MAX_MESSAGE] or "unknown"
+            claimed = e.claimed if isinstance(e, Unauthenticated) else ""
+            who = claimed[:MAX_MESSAGE] or "unknown"
             self._record(who, Decision(allowed=False, rule="identity", reason=str(e)))
             raise
 
@@ -133,7 +136,8 @@ class _Crossing:
         return scope_of(self._asking, decision)
 
     def check(self) -> None:
-        """Decide anew where the policy has changed. Raises PermissionDenied."""
+        """Once more, where something has changed. Raises Unauthenticated and PermissionDenied."""
+        self._check_identity()
         if self._generation == self._gate.policies.generation:
             return
         self._generation = self._gate.policies.generation
@@ -143,6 +147,14 @@ class _Crossing:
         decision = decision._replace(allowed=False)
         self._record(self.caller.who, decision)
         raise PermissionDenied(self._refusal(decision))
+
+    def _check_identity(self) -> None:
+        try:
+            self.caller.check()
+        except Unauthenticated as e:
+            decision = Decision(allowed=False, rule="identity", reason=str(e))
+            self._record(self.caller.who, decision)
+            raise
 
     def record_outside(self) -> None:
         """It named what is no part of what it sees."""
@@ -246,8 +258,10 @@ class Border(aio.ServerInterceptor):
         )
 
         async def unary(request: Any, context: Context) -> Any:
-            async with self._crossing(method, context, request):
-                return await behaviour(_readable(request), context)
+            async with self._crossing(method, context, request) as check:
+                answer = await behaviour(_readable(request), context)
+                check()
+                return answer
 
         async def stream(request: Any, context: Context) -> None:
             async with self._crossing(method, context, request, streaming=True) as check:
@@ -285,7 +299,7 @@ class Border(aio.ServerInterceptor):
         bound = asyncio.timeout(limit)
         crossing = _Crossing(self._gate, self._record, method, request, context.peer())
         try:
-            crossing.identify(self._callers, context.auth_context() or {})
+            await crossing.identify(self._callers, context.auth_context() or {})
             if self._draining and method not in ALWAYS:
                 raise Unavailable(STOPPING)
             if self._down is not None and method not in LOOKING:

@@ -40,13 +40,14 @@ PAUSE: Final = 0.1
 Find = Callable[[socket.socket], Peer]
 
 
-def listen(path: Path) -> socket.socket:
-    """A listening socket at `path`, where another's may be already. Everybody may connect.
+def listen(shared: Path, name: Path) -> socket.socket:
+    """A listening socket in `shared`, a folder that cells can have, to which `name` leads.
+    Everybody may connect.
 
     An earlier one's file stays until ours takes its place, so there is no moment without a file.
     """
-    path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
-    fresh = path.with_name(f".{path.name}")
+    shared.mkdir(mode=0o755, parents=True, exist_ok=True)
+    fresh = shared / f".{name.name}"
     fresh.unlink(missing_ok=True)
     listener = socket.socket(socket.AF_UNIX)
     try:
@@ -54,10 +55,14 @@ def listen(path: Path) -> socket.socket:
         listener.bind(str(fresh))
         fresh.chmod(0o666)
         listener.listen(BACKLOG)
-        fresh.rename(path)
+        fresh.rename(shared / name.name)
     except BaseException:
         listener.close()
         raise
+    link = name.with_name(f".{name.name}")
+    link.unlink(missing_ok=True)
+    link.symlink_to(Path(shared.name, name.name))
+    link.rename(name)
     return listener
 
 

@@ -4,13 +4,10 @@ import asyncio
 import logging
 import os
 import signal
-import socket
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
-from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
-import grpc
 from google.protobuf.internal import api_implementation
 from grpc import aio
 from grpc_health.v1 import health_pb2, health_pb2_grpc
@@ -30,15 +27,20 @@ from runtime.observe.wakeups import Wakeups
 from runtime.policy.gate import Gate
 from runtime.policy.policies import Policies
 from runtime.processes import Processes
-from runtime.server import boot, credentials, peers
+from runtime.server import boot, peers
+from runtime.server.authentication import Authenticator
 from runtime.server.border import Border
 from runtime.server.callers import Callers
 from runtime.server.health import Health
 from runtime.server.reflection import SERVICE as REFLECTION
 from runtime.server.reflection import Reflection
 from runtime.server.relay import Find, Relay, listen
+from runtime.server.secure import Secure
 from runtime.server.services import NAMES, SERVICES, Parts
 from runtime.server.settings import Settings
+from runtime.trust.files import Files
+from runtime.trust.material import Unusable
+from runtime.trust.trust import Trust
 
 log = logging.getLogger(__name__)
 
@@ -92,7 +94,8 @@ async def serving(
     """Serve within the block; drain at its end. `find` tells who connects to the Unix socket."""
     if api_implementation.Type() != "upb":
         log.warning("protobuf: is not compiled but pure Python, so the API is slow; mend the image")
-    identity = _credentials(settings.credentials)
+    files = Files(settings.identity, settings.credentials)
+    trust = Trust()
     going_down = asyncio.Event()
 
     def go_down(how: How) -> None:
@@ -108,13 +111,12 @@ async def serving(
         processes,
         notify=settings.notify,
     )
-    trust_domain = identity.identity.trust_domain if identity else None
-    callers = Callers(trust_domain, cells)
-    policies = Policies(settings.policy, settings.boot_policy, lambda: trust_domain)
+    authenticator = Authenticator(trust)
+    callers = Callers(authenticator, cells)
+    policies = Policies(settings.policy, settings.boot_policy, trust.domain)
     tenants = _tenants(cells, policies)
     gate = Gate(policies)
     border = Border(callers, gate, _record)
-    server = aio.server(interceptors=[border], options=OPTIONS)
     with Wakeups() as wakeups:
         parts = Parts(
             version=version,
@@ -125,36 +127,49 @@ async def serving(
             streams=Streams(settings.logs, processes, wakeups),
             health=Health(),
         )
-        _register(server, parts)
+        make = _maker(border, parts)
+        server = make()
+        secure = Secure(settings, trust, make, callers, find)
         cells.recover()
-        where, port = _listen(server, settings, identity)
+        _listen(server, settings)
         await server.start()
         await parts.health.serve(NAMES)
         # Only now may anybody connect: before, they are refused at once, and try again.
-        with Relay(_share(settings), settings.internal, callers, find) as relay:
-            cells.on_removed = relay.drop
+        _begin(trust, files, settings)
+        await secure.open()
+        listener = listen(settings.shared, settings.socket)
+        where = " and ".join(filter(None, (secure.where, str(settings.socket))))
+        with Relay(listener, settings.internal, callers, find) as relay:
+
+            def drop(cell: str) -> None:
+                relay.drop(cell)
+                secure.drop(cell)
+
+            cells.on_removed = drop
             log.info("serving on %s", where)
             try:
                 async with asyncio.TaskGroup() as tasks:
-                    connected = asyncio.Event()
+                    connected, ready = asyncio.Event(), asyncio.Event()
                     owned = (
                         tasks.create_task(processes.run(connected.set)),
-                        tasks.create_task(
-                            _announce(processes, connected, where, callers, identity)
-                        ),
+                        tasks.create_task(_announce(processes, connected, where, ready)),
+                        tasks.create_task(_follow(files, trust, wakeups, authenticator, ready)),
+                        tasks.create_task(secure.keep()),
                         tasks.create_task(_apply(cells, connected, settings)),
                         tasks.create_task(_settle(cells, connected)),
                         tasks.create_task(_live(processes, connected)),
                         tasks.create_task(_tell(parts.health, going_down)),
                     )
-                    yield Serving(where, port, parts)
+                    yield Serving(where, secure.port, parts)
                     await parts.health.drain()
                     await border.drain(DRAIN)
                     for task in owned:
                         task.cancel()
             finally:
-                await server.stop(CUT)
-                await relay.drain(CUT)
+                async with asyncio.TaskGroup() as ends:
+                    ends.create_task(secure.close(CUT))
+                    await server.stop(CUT)
+                    await relay.drain(CUT)
 
 
 def _record(**event: object) -> None:
@@ -181,33 +196,27 @@ def _tenants(cells: Cells, policies: Policies) -> Tenants:
 
 
 async def _announce(
-    processes: Processes,
-    connected: asyncio.Event,
-    where: str,
-    callers: Callers,
-    identity: credentials.Credentials | None,
+    processes: Processes, connected: asyncio.Event, where: str, ready: asyncio.Event
 ) -> None:
-    """Tell PID 1 that the API answers, once everything does; then look at what it answers with."""
+    """Tell PID 1 that the API answers, once everything does."""
     await connected.wait()
     await processes.ready(f"serving on {where}")
     headstart.settle()
-    if identity is not None:
-        await asyncio.to_thread(_verify, identity, callers)
+    ready.set()
 
 
-def _verify(identity: credentials.Credentials, callers: Callers) -> None:
-    """Callers would refuse unusable credentials; so does the node."""
-    from runtime.server.verification import verify
-
-    try:
-        if verify(identity):
-            log.warning(
-                "credential %s: is not valid at this node's time; check the clock, or renew it",
-                credentials.CERTIFICATE,
-            )
-    except credentials.Unusable as e:
-        log.error("%s. Until then callers over TCP are refused", e)
-        callers.refuse_all_but_local()
+async def _follow(
+    files: Files,
+    trust: Trust,
+    wakeups: Wakeups,
+    authenticator: Authenticator,
+    ready: asyncio.Event,
+) -> None:
+    """Once the API answers: look at what it answers with, and from then on at what replaces it."""
+    await ready.wait()
+    if trust.current is not None:
+        await authenticator.load()
+    await files.run(trust, wakeups)
 
 
 async def _live(processes: Processes, connected: asyncio.Event) -> None:
@@ -243,71 +252,38 @@ async def _settle(cells: Cells, connected: asyncio.Event) -> None:
         log.error("what was left behind: not all of it is settled: %s", e)
 
 
-def _register(server: aio.Server, parts: Parts) -> None:
-    for service in SERVICES:
-        service.register(service.make(parts), server)
-    health_pb2_grpc.add_HealthServicer_to_server(parts.health, server)
+def _maker(border: Border, parts: Parts) -> Callable[[], aio.Server]:
+    """Makes servers that have every service."""
+    made: tuple[Any, ...] = tuple(service.make(parts) for service in SERVICES)
     health = health_pb2.DESCRIPTOR.services_by_name["Health"].full_name
-    server.add_generic_rpc_handlers((Reflection((*NAMES, health, REFLECTION)),))
+    reflection = Reflection((*NAMES, health, REFLECTION))
+
+    def make() -> aio.Server:
+        server = aio.server(interceptors=[border], options=OPTIONS)
+        for service, servicer in zip(SERVICES, made, strict=True):
+            service.register(servicer, server)
+        health_pb2_grpc.add_HealthServicer_to_server(parts.health, server)
+        server.add_generic_rpc_handlers((reflection,))
+        return server
+
+    return make
 
 
-def _credentials(folder: Path | None) -> credentials.Credentials | None:
-    if folder is None:
-        return None
+def _begin(trust: Trust, files: Files, settings: Settings) -> None:
+    """What the node is known by at first; whether it is usable is found out later."""
     try:
-        return credentials.read(folder)
-    except credentials.Unusable as e:
-        log.error("%s. Until then the API is on the Unix socket only", e)
-        return None
+        trust.update(files.read())
+    except Unusable as e:
+        if settings.credentials is not None:
+            log.error("%s. Until then the API is on the Unix socket only", e)
 
 
-def _listen(
-    server: aio.Server, settings: Settings, identity: credentials.Credentials | None
-) -> tuple[str, int | None]:
-    """Open gRPC's own Unix socket, and the TCP port if the node can prove who it is."""
-    where = str(settings.socket)
+def _listen(server: aio.Server, settings: Settings) -> None:
+    """Open gRPC's own Unix socket."""
     settings.internal.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     # The file is made by bind(2): only the mask keeps others out from its first moment on.
     with _umask(0o177):
         server.add_insecure_port(f"unix:{settings.internal}")
-    if identity is None:
-        return where, None
-    try:
-        port = server.add_secure_port(
-            settings.listen,
-            grpc.ssl_server_credentials(
-                [(identity.key, identity.certificate)],
-                root_certificates=identity.bundle,
-                require_client_auth=True,
-            ),
-        )
-    except RuntimeError:
-        log.error("%s. Until then the API is on the Unix socket only", _why_not(settings, identity))
-        return where, None
-    host = settings.listen.rpartition(":")[0]
-    return f"{host}:{port} as {identity.identity} and {where}", port
-
-
-def _share(settings: Settings) -> socket.socket:
-    """The socket that callers connect to: in a folder that cells can have, and by its old name."""
-    listener = listen(settings.shared / settings.socket.name)
-    target = Path(settings.shared.name, settings.socket.name)
-    fresh = settings.socket.with_name(f".{settings.socket.name}")
-    fresh.unlink(missing_ok=True)
-    fresh.symlink_to(target)
-    fresh.rename(settings.socket)
-    return listener
-
-
-def _why_not(settings: Settings, identity: credentials.Credentials) -> str:
-    """Why gRPC does not listen: it does not say."""
-    from runtime.server.verification import verify
-
-    try:
-        verify(identity)
-    except credentials.Unusable as e:
-        return str(e)
-    return f"cannot listen on {settings.listen}: free the port, or set aurae.listen="
 
 
 @contextmanager

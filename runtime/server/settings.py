@@ -33,9 +33,19 @@ class Settings(NamedTuple):
         return self.disk if self.disk.is_dir() else self.run / "state"
 
     @property
+    def identity(self) -> Path:
+        """What the node was given, or made, to prove who it is."""
+        return self.state / "identity"
+
+    @property
     def socket(self) -> Path:
         """The API's name on the node, which leads to where it is shared with cells."""
         return self.run / "aurae.sock"
+
+    @property
+    def tls_socket(self) -> Path:
+        """The same API for whoever shows a certificate."""
+        return self.run / "aurae-tls.sock"
 
     @property
     def shared(self) -> Path:
@@ -56,6 +66,10 @@ class Settings(NamedTuple):
     def boot_policy(self) -> Path | None:
         """The policy that the node was given at boot."""
         return self.credentials / POLICY if self.credentials else None
+
+    @property
+    def internal_tls(self) -> Path:
+        return self.run / "runtime" / "tls.sock"
 
     @property
     def applied(self) -> Path:

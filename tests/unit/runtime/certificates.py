@@ -17,16 +17,20 @@ DAY = timedelta(days=1)
 
 
 def make_authority(trust_domain: str = TRUST_DOMAIN, kind: KeyType = KeyType.ECDSA_P256) -> Pair:
-    return authority.make_authority(trust_domain, authority.make_key(kind), validity=30 * DAY)
+    """Valid for days already."""
+    key, began = authority.make_key(kind), datetime.now(UTC) - 9 * DAY
+    return authority.make_authority(trust_domain, key, validity=30 * DAY, now=began)
 
 
-def issue(signer: Pair, spiffe_id: str, *, dns_name: str | None = None) -> Pair:
+def issue(
+    signer: Pair, spiffe_id: str, *, dns_name: str | None = None, validity: timedelta = DAY
+) -> Pair:
     return authority.issue(
         signer,
         SpiffeId.parse(spiffe_id),
         authority.make_key(KeyType.ECDSA_P256),
         dns_name=dns_name,
-        validity=DAY,
+        validity=validity,
     )
 
 
@@ -50,6 +54,20 @@ def forge(signer: Pair, *uris: str, expired: bool = False) -> Pair:
         .not_valid_before(now - 2 * DAY)
         .not_valid_after(now - DAY if expired else now + DAY)
         .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
+        .add_extension(
+            x509.KeyUsage(
+                digital_signature=True,
+                key_cert_sign=False,
+                crl_sign=False,
+                content_commitment=False,
+                key_encipherment=False,
+                data_encipherment=False,
+                key_agreement=False,
+                encipher_only=False,
+                decipher_only=False,
+            ),
+            critical=True,
+        )
     )
     if uris:
         names = [x509.UniformResourceIdentifier(uri) for uri in uris]
@@ -63,6 +81,29 @@ def forge(signer: Pair, *uris: str, expired: bool = False) -> Pair:
             serialization.NoEncryption(),
         ),
     )
+
+
+def revoke(signer: Pair, *pairs: Pair) -> bytes:
+    """A revocation list, PEM."""
+    now = datetime.now(UTC)
+    above = x509.load_pem_x509_certificate(signer.certificate)
+    key = serialization.load_pem_private_key(signer.key, None)
+    assert isinstance(key, ec.EllipticCurvePrivateKey)
+    builder = (
+        x509.CertificateRevocationListBuilder()
+        .issuer_name(above.subject)
+        .last_update(now - DAY)
+        .next_update(now + DAY)
+        .add_extension(x509.CRLNumber(1), critical=False)
+        .add_extension(
+            x509.AuthorityKeyIdentifier.from_issuer_public_key(key.public_key()), critical=False
+        )
+    )
+    for pair in pairs:
+        serial = x509.load_pem_x509_certificate(pair.certificate).serial_number
+        revoked = x509.RevokedCertificateBuilder().serial_number(serial).revocation_date(now - DAY)
+        builder = builder.add_revoked_certificate(revoked.build())
+    return builder.sign(key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM)
 
 
 def write(folder: Path, node: Pair, bundle: bytes) -> Path:
