@@ -114,6 +114,7 @@ async def serving(
     authenticator = Authenticator(trust)
     callers = Callers(authenticator, cells)
     policies = Policies(settings.policy, settings.boot_policy, trust.domain)
+    trust.listen(lambda _: policies.reconsider())
     tenants = _tenants(cells, policies)
     gate = Gate(policies)
     border = Border(callers, gate, _record)
