@@ -22,7 +22,7 @@ from initd.processes.model import How
 from runtime import scope
 from runtime.policy.gate import Asking, Gate, scope_of
 from runtime.policy.model import Decision
-from runtime.scope import OutOfScope, Scope
+from runtime.scope import Scope
 from runtime.server import errors
 from runtime.server.callers import Caller, Callers, called_by
 
@@ -156,9 +156,9 @@ class _Crossing:
             self._record(self.caller.who, decision)
             raise
 
-    def record_outside(self) -> None:
-        """It named what is no part of what it sees."""
-        reason = "what it names lies outside of its own"
+    def record_outside(self, name: str) -> None:
+        """It named a cell that is no part of what it sees."""
+        reason = f"cell {name} lies outside of its own"
         self._record(self.caller.who, self._decision._replace(allowed=False, reason=reason))
 
     def _refusal(self, decision: Decision) -> str:
@@ -297,25 +297,14 @@ class Border(aio.ServerInterceptor):
         self._calls += 1
         self._idle.clear()
         bound = asyncio.timeout(limit)
-        crossing = _Crossing(self._gate, self._record, method, request, context.peer())
         try:
-            await crossing.identify(self._callers, context.auth_context() or {})
-            if self._draining and method not in ALWAYS:
-                raise Unavailable(STOPPING)
-            if self._down is not None and method not in LOOKING:
-                raise Unavailable(f"node: goes down ({self._down.value}), it takes nothing new")
-            seen = crossing.admit()
-            caller = crossing.caller
-            with called_by(caller), self._counted(caller, seen), scope.entered(seen):
-                async with bound:
-                    if limit is None:
-                        self._unlimited.add(bound)
-                    yield crossing.check
+            async with self._admitted(method, context, request) as check, bound:
+                if limit is None:
+                    self._unlimited.add(bound)
+                yield check
         except aio.AbortError:
             raise
         except Exception as e:
-            if isinstance(e, OutOfScope):
-                crossing.record_outside()
             if isinstance(e, TimeoutError) and bound.expired():
                 code, message = self._expired(method)
             else:
@@ -326,6 +315,26 @@ class Border(aio.ServerInterceptor):
             self._calls -= 1
             if not self._calls:
                 self._idle.set()
+
+    @asynccontextmanager
+    async def _admitted(
+        self, method: str, context: Context, request: Any
+    ) -> AsyncIterator[Callable[[], None]]:
+        """Within the block the call is its caller's, and sees what that may."""
+        crossing = _Crossing(self._gate, self._record, method, request, context.peer())
+        await crossing.identify(self._callers, context.auth_context() or {})
+        if self._draining and method not in ALWAYS:
+            raise Unavailable(STOPPING)
+        if self._down is not None and method not in LOOKING:
+            raise Unavailable(f"node: goes down ({self._down.value}), it takes nothing new")
+        seen = crossing.admit()
+        caller = crossing.caller
+        with (
+            called_by(caller),
+            self._counted(caller, seen),
+            scope.entered(seen, crossing.record_outside),
+        ):
+            yield crossing.check
 
     @contextmanager
     def _counted(self, caller: Caller, seen: Scope) -> Iterator[None]:
