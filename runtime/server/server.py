@@ -4,9 +4,8 @@ import asyncio
 import logging
 import os
 import signal
-import socket
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, closing, contextmanager
 from pathlib import Path
 from typing import Final
 
@@ -32,9 +31,10 @@ from runtime.server.callers import Callers
 from runtime.server.health import Health
 from runtime.server.reflection import SERVICE as REFLECTION
 from runtime.server.reflection import Reflection
-from runtime.server.relay import Find, Relay, listen
+from runtime.server.relay import Find, Relay, share
 from runtime.server.services import NAMES, SERVICES, Parts
 from runtime.server.settings import Settings
+from runtime.server.workloads import WorkloadApi
 
 log = logging.getLogger(__name__)
 
@@ -121,17 +121,27 @@ async def serving(
         await server.start()
         await parts.health.serve(NAMES)
         # Only now may anybody connect: before, they are refused at once, and try again.
-        with Relay(_share(settings), settings.internal, callers, find) as relay:
-            cells.on_removed = relay.drop
+        listener = share(settings.shared, settings.socket)
+        with (
+            closing(WorkloadApi(settings, callers, find)) as workloads,
+            Relay(listener, settings.internal, callers, find) as relay,
+        ):
+
+            def removed(cell: str) -> None:
+                relay.drop(cell)
+                workloads.drop(cell)
+
+            cells.on_removed = removed
             log.info("serving on %s", where)
             try:
                 async with asyncio.TaskGroup() as tasks:
-                    connected = asyncio.Event()
+                    connected, announced = asyncio.Event(), asyncio.Event()
                     owned = (
                         tasks.create_task(processes.run(connected.set)),
                         tasks.create_task(
-                            _announce(processes, connected, where, callers, identity)
+                            _announce(processes, connected, announced, where, callers, identity)
                         ),
+                        tasks.create_task(workloads.run(announced)),
                         tasks.create_task(_apply(cells, connected, settings)),
                         tasks.create_task(_settle(cells, connected)),
                         tasks.create_task(_live(processes, connected)),
@@ -150,6 +160,7 @@ async def serving(
 async def _announce(
     processes: Processes,
     connected: asyncio.Event,
+    announced: asyncio.Event,
     where: str,
     callers: Callers,
     identity: credentials.Credentials | None,
@@ -158,6 +169,7 @@ async def _announce(
     await connected.wait()
     await processes.ready(f"serving on {where}")
     headstart.settle()
+    announced.set()
     if identity is not None:
         await asyncio.to_thread(_verify, identity, callers)
 
@@ -253,17 +265,6 @@ def _listen(
         return where, None
     host = settings.listen.rpartition(":")[0]
     return f"{host}:{port} as {identity.identity} and {where}", port
-
-
-def _share(settings: Settings) -> socket.socket:
-    """The socket that callers connect to: in a folder that cells can have, and by its old name."""
-    listener = listen(settings.shared / settings.socket.name)
-    target = Path(settings.shared.name, settings.socket.name)
-    fresh = settings.socket.with_name(f".{settings.socket.name}")
-    fresh.unlink(missing_ok=True)
-    fresh.symlink_to(target)
-    fresh.rename(settings.socket)
-    return listener
 
 
 def _why_not(settings: Settings, identity: credentials.Credentials) -> str:
