@@ -9,6 +9,9 @@ CREDENTIALS: Final = Path("/run/credentials/@system")
 SET: Final = "aurae.cells.json"
 POLICY: Final = "aurae.policy.json"
 LISTEN: Final = "[::]:8080"
+SVID_LIFE: Final = 3600.0
+# What may be asked for: less would be over before it is used, more could not be waited for.
+SVID_LIVES: Final = (5.0, 7 * 86400.0)
 
 
 class Settings(NamedTuple):
@@ -23,6 +26,8 @@ class Settings(NamedTuple):
     sets: tuple[Path, ...] = (CREDENTIALS / SET, Path("/etc/aurae/cells.json"))
     """Where a set of cells and executables may be that is applied at boot; the first counts."""
     initd: Path = Path("/run/aurae/initd.sock")
+    svid_life: float = SVID_LIFE
+    """Seconds that an X.509-SVID of a workload is valid."""
     disk: Path = Path("/var/lib/aurae")
     """Where what must outlive a boot goes, if a data disk is mounted there or above."""
 
@@ -48,6 +53,11 @@ class Settings(NamedTuple):
         return self.run / "aurae-tls.sock"
 
     @property
+    def workload_socket(self) -> Path:
+        """The SPIFFE Workload API's name, in the same way."""
+        return self.run / "spiffe.sock"
+
+    @property
     def shared(self) -> Path:
         """What an isolated cell has as its own `run`."""
         return self.run / "shared"
@@ -70,6 +80,16 @@ class Settings(NamedTuple):
     @property
     def internal_tls(self) -> Path:
         return self.run / "runtime" / "tls.sock"
+
+    @property
+    def workload_internal(self) -> Path:
+        """The socket of gRPC's server for the Workload API."""
+        return self.internal.with_name("workload.sock")
+
+    @property
+    def token_keys(self) -> Path:
+        """Public keys of tokens that the runtime has signed since boot."""
+        return self.internal.with_name("token-keys.json")
 
     @property
     def applied(self) -> Path:
@@ -108,4 +128,14 @@ class Settings(NamedTuple):
     def from_cmdline(cls, cmdline: str) -> Self:
         """The last of a parameter counts, as with the kernel's own."""
         given = dict(word.partition("=")[::2] for word in cmdline.split())
-        return cls(listen=given.get("aurae.listen", LISTEN), log=given.get("aurae.log", "info"))
+        return cls(
+            listen=given.get("aurae.listen", LISTEN),
+            log=given.get("aurae.log", "info"),
+            svid_life=_svid_life(given.get("aurae.svid-life", "")),
+        )
+
+
+def _svid_life(text: str) -> float:
+    """What is no number of seconds counts as not given."""
+    least, most = SVID_LIVES
+    return min(max(float(text), least), most) if text.isascii() and text.isdigit() else SVID_LIFE
