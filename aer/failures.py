@@ -78,7 +78,7 @@ def _name(config: Config) -> str:
 def _refused(config: Config) -> str:
     return (
         f"is the node up? if it is, it may not accept {config.client_crt}, which must be an SVID "
-        "of its trust domain: aer pki show"
+        "of its trust domain: aer pki inspect"
     )
 
 
@@ -101,7 +101,7 @@ TROUBLES: Final = (
     Trouble(
         "CERTIFICATE_VERIFY_FAILED",
         "the node's certificate is not signed by your authority",
-        lambda c: f"is {c.ca_crt} of the node's trust domain? see aer pki show",
+        lambda c: f"is {c.ca_crt} of the node's trust domain? see aer pki inspect",
     ),
     Trouble(
         "WRONG_VERSION_NUMBER",
