@@ -13,6 +13,8 @@ class Reach(Enum):
 
 
 REACH: Final[Mapping[str, Reach]] = {
+    "/aurae.audit.v0.AuditService/GetHead": Reach.NODE,
+    "/aurae.audit.v0.AuditService/Watch": Reach.NODE,
     "/aurae.cells.v0.CellService/Allocate": Reach.CELL,
     "/aurae.cells.v0.CellService/Apply": Reach.CELL,
     "/aurae.cells.v0.CellService/Free": Reach.CELL,

@@ -19,6 +19,7 @@ from initd import headstart
 from initd.errors import AuraedError, Unavailable
 from initd.processes.model import How
 from initd.values import NamedTuple
+from runtime.audit.log import SIZE, SIZE_IN_MEMORY, AuditLog
 from runtime.cells.cells import Cells
 from runtime.cells.cgroups import Cgroups
 from runtime.cells.specs import Specs
@@ -114,6 +115,7 @@ async def serving(
             cells=cells,
             streams=Streams(settings.logs, processes, wakeups),
             health=Health(),
+            audit=_audit(settings),
         )
         _register(server, parts)
         cells.recover()
@@ -136,6 +138,7 @@ async def serving(
                         tasks.create_task(_settle(cells, connected)),
                         tasks.create_task(_live(processes, connected)),
                         tasks.create_task(_tell(parts.health, going_down)),
+                        tasks.create_task(_keep(parts.audit, connected)),
                     )
                     yield Serving(where, port, parts)
                     await parts.health.drain()
@@ -145,6 +148,7 @@ async def serving(
             finally:
                 await server.stop(CUT)
                 await relay.drain(CUT)
+                parts.audit.close()
 
 
 async def _announce(
@@ -194,6 +198,17 @@ async def _tell(health: Health, going_down: asyncio.Event) -> None:
     await going_down.wait()
     log.info("the node goes down: nothing new is taken")
     await health.drain()
+
+
+def _audit(settings: Settings) -> AuditLog:
+    size = SIZE if settings.state == settings.disk else SIZE_IN_MEMORY
+    return AuditLog(settings.state / "audit", size=size)
+
+
+async def _keep(audit: AuditLog, connected: asyncio.Event) -> None:
+    """What is in the audit log gets on the disk. Before the API answers there is no time for it."""
+    await connected.wait()
+    await audit.run()
 
 
 async def _apply(cells: Cells, connected: asyncio.Event, settings: Settings) -> None:
