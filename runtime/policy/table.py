@@ -16,6 +16,7 @@ class Permission(StrEnum):
     LOGS_READ = "logs.read"
     NODE_OBSERVE = "node.observe"
     NODE_CONTROL = "node.control"
+    AUDIT_READ = "audit.read"
     POLICY_READ = "policy.read"
     POLICY_WRITE = "policy.write"
 
@@ -32,6 +33,8 @@ PARTIAL: Final = frozenset(
 )
 
 TABLE: Final[Mapping[str, Permission]] = {
+    "/aurae.audit.v0.AuditService/GetHead": Permission.AUDIT_READ,
+    "/aurae.audit.v0.AuditService/Watch": Permission.AUDIT_READ,
     "/aurae.auth.v0.AuthService/CanI": Permission.IDENTITY,
     "/aurae.auth.v0.AuthService/GetPolicy": Permission.POLICY_READ,
     "/aurae.auth.v0.AuthService/SetPolicy": Permission.POLICY_WRITE,
@@ -73,6 +76,7 @@ _READS: Final = frozenset(
         Permission.CELLS_READ,
         Permission.LOGS_READ,
         Permission.NODE_OBSERVE,
+        Permission.AUDIT_READ,
         Permission.POLICY_READ,
     }
 )
