@@ -12,7 +12,7 @@ NOUNS: Final = {
     "observe": "watch what the node and its workloads say",
     "discovery": "find out what a node is",
     "health": "ask whether the node serves",
-    "node": "take the node down",
+    "node": "take the node down, or claim a new one",
     "pki": "make a trust domain and issue SVIDs",
     "completion": "print a script that completes aer's command line",
     "version": "print the version of aer",

@@ -7,6 +7,7 @@ import signal
 import socket
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
+from importlib import import_module
 from pathlib import Path
 from typing import Final
 
@@ -88,7 +89,7 @@ async def serving(
     """Serve within the block; drain at its end. `find` tells who connects to the Unix socket."""
     if api_implementation.Type() != "upb":
         log.warning("protobuf: is not compiled but pure Python, so the API is slow; mend the image")
-    identity = _credentials(settings.credentials)
+    identity = _credentials(settings)
     going_down = asyncio.Event()
 
     def go_down(how: How) -> None:
@@ -130,7 +131,7 @@ async def serving(
                     owned = (
                         tasks.create_task(processes.run(connected.set)),
                         tasks.create_task(
-                            _announce(processes, connected, where, callers, identity)
+                            _announce(processes, connected, where, callers, settings, identity)
                         ),
                         tasks.create_task(_apply(cells, connected, settings)),
                         tasks.create_task(_settle(cells, connected)),
@@ -152,14 +153,31 @@ async def _announce(
     connected: asyncio.Event,
     where: str,
     callers: Callers,
+    settings: Settings,
     identity: credentials.Credentials | None,
 ) -> None:
-    """Tell PID 1 that the API answers, once everything does; then look at what it answers with."""
+    """Tell PID 1 that the API answers, once everything does; then look at what it answers with, or
+    offer the node to who claims it."""
     await connected.wait()
     await processes.ready(f"serving on {where}")
     headstart.settle()
     if identity is not None:
         await asyncio.to_thread(_verify, identity, callers)
+    elif _unclaimed(settings):
+        await _offer(settings)
+
+
+async def _offer(settings: Settings) -> None:
+    """Until the node is claimed. Then this run ends, and PID 1 starts the next, which is who the
+    node is by then."""
+    # With it comes what makes and reads certificates, which no other node needs now.
+    claiming = await asyncio.to_thread(import_module, "runtime.server.claiming")
+    try:
+        await claiming.offer(settings)
+    except (OSError, ValueError, RuntimeError) as e:
+        log.error("claim: cannot be offered, boot again: %s", e)
+    else:
+        signal.raise_signal(signal.SIGTERM)
 
 
 def _verify(identity: credentials.Credentials, callers: Callers) -> None:
@@ -170,7 +188,7 @@ def _verify(identity: credentials.Credentials, callers: Callers) -> None:
         if verify(identity):
             log.warning(
                 "credential %s: is not valid at this node's time; check the clock, or renew it",
-                credentials.CERTIFICATE,
+                identity.source.certificate,
             )
     except credentials.Unusable as e:
         log.error("%s. Until then callers over TCP are refused", e)
@@ -218,14 +236,24 @@ def _register(server: aio.Server, parts: Parts) -> None:
     server.add_generic_rpc_handlers((Reflection((*NAMES, health, REFLECTION)),))
 
 
-def _credentials(folder: Path | None) -> credentials.Credentials | None:
-    if folder is None:
+def _credentials(settings: Settings) -> credentials.Credentials | None:
+    if settings.credentials is None:
+        return None
+    found = credentials.find(settings.credentials, settings.identity)
+    if found is None and settings.claimable:
+        log.info("nobody has claimed this node: until then its API is on the Unix socket only")
         return None
     try:
-        return credentials.read(folder)
+        return credentials.read(*(found or (settings.credentials,)))
     except credentials.Unusable as e:
         log.error("%s. Until then the API is on the Unix socket only", e)
         return None
+
+
+def _unclaimed(settings: Settings) -> bool:
+    if settings.credentials is None or not settings.claimable:
+        return False
+    return credentials.find(settings.credentials, settings.identity) is None
 
 
 def _listen(

@@ -24,12 +24,24 @@ class Settings(NamedTuple):
     initd: Path = Path("/run/aurae/initd.sock")
     disk: Path = Path("/var/lib/aurae")
     """Where what must outlive a boot goes, if a data disk is mounted there or above."""
+    claimable: bool = False
+    """Whether it may be claimed where it has no identity."""
 
     @property
     def state(self) -> Path:
         """Where the node keeps its identity, policy and audit log: on the data disk where there is
         one, else until the next boot."""
         return self.disk if self.disk.is_dir() else self.run / "state"
+
+    @property
+    def identity(self) -> Path:
+        """What a claim has made the node, unless credentials say who it is."""
+        return self.state / "identity"
+
+    @property
+    def secret(self) -> Path:
+        """What a claimer must know; it does not outlive a boot."""
+        return self.run / "claim.secret"
 
     @property
     def socket(self) -> Path:
@@ -83,4 +95,8 @@ class Settings(NamedTuple):
     def from_cmdline(cls, cmdline: str) -> Self:
         """The last of a parameter counts, as with the kernel's own."""
         given = dict(word.partition("=")[::2] for word in cmdline.split())
-        return cls(listen=given.get("aurae.listen", LISTEN), log=given.get("aurae.log", "info"))
+        return cls(
+            listen=given.get("aurae.listen", LISTEN),
+            log=given.get("aurae.log", "info"),
+            claimable=True,
+        )

@@ -9,7 +9,7 @@ import ssl
 from pathlib import Path
 from typing import Any, Final
 
-from runtime.server.credentials import BUNDLE, CERTIFICATE, KEY, REMEDY, Credentials, Unusable
+from runtime.server.credentials import Credentials, Source, Unusable
 
 # OpenSSL's X509_V_FLAG_NO_CHECK_TIME, which Python has no name for.
 NO_CHECK_TIME: Final = 0x200000
@@ -18,19 +18,21 @@ NO_CHECK_TIME: Final = 0x200000
 def verify(credentials: Credentials) -> bool:
     """Whether callers will refuse the certificate at the node's present time: it is expired, or
     not yet valid. Raises Unusable for all else that is wrong."""
-    folder = credentials.folder
+    folder, source = credentials.folder, credentials.source
+    certificate, key = folder / source.certificate, folder / source.key
+    name = f"credential {source.certificate}"
     server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     try:
-        server.load_cert_chain(folder / CERTIFICATE, folder / KEY, password=_no_password)
+        server.load_cert_chain(certificate, key, password=_no_password)
     except (ssl.SSLError, ValueError, OSError) as e:
-        raise Unusable(_chain_fault(folder, e)) from e
+        raise Unusable(_chain_fault(folder, source, e)) from e
     client = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     client.check_hostname = False
     try:
         client.load_verify_locations(cadata=credentials.bundle.decode("ascii"))
     except (ssl.SSLError, ValueError) as e:
         raise Unusable(
-            f"credential {BUNDLE}: holds no PEM certificates ({_fact(e)}); {REMEDY}"
+            f"credential {source.bundle}: holds no PEM certificates ({_fact(e)}); {source.remedy}"
         ) from e
     try:
         peer, expired = _handshake(client, server), False
@@ -41,13 +43,13 @@ def verify(credentials: Credentials) -> bool:
             peer, expired = _handshake(client, server), True
         except ssl.SSLError as e:
             raise Unusable(
-                f"credential {CERTIFICATE}: {BUNDLE} does not vouch for it ({_fact(e)}); "
-                "give the node an SVID and the bundle of one trust domain"
+                f"{name}: {source.bundle} does not vouch for it ({_fact(e)}); give the node an "
+                "SVID and the bundle of one trust domain"
             ) from e
     except ssl.SSLError as e:
-        raise Unusable(f"credential {CERTIFICATE}: cannot be used ({_fact(e)}); {REMEDY}") from e
+        raise Unusable(f"{name}: cannot be used ({_fact(e)}); {source.remedy}") from e
     if _uris(peer) != [str(credentials.identity)]:
-        raise Unusable(f"credential {CERTIFICATE}: its names cannot be read; {REMEDY}")
+        raise Unusable(f"{name}: its names cannot be read; {source.remedy}")
     return expired
 
 
@@ -56,16 +58,17 @@ def _no_password() -> str:
     return ""
 
 
-def _chain_fault(folder: Path, error: Exception) -> str:
+def _chain_fault(folder: Path, source: Source, error: Exception) -> str:
     """Which of the two it is that `load_cert_chain` refused: it does not say."""
+    certificate, key = f"credential {source.certificate}", f"credential {source.key}"
     if isinstance(error, ssl.SSLError) and error.reason == "KEY_VALUES_MISMATCH":
-        return f"credential {KEY}: is not the key of {CERTIFICATE}; {REMEDY}"
+        return f"{key}: is not the key of {source.certificate}; {source.remedy}"
     alone = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     try:
-        alone.load_verify_locations(folder / CERTIFICATE)
+        alone.load_verify_locations(folder / source.certificate)
     except (ssl.SSLError, OSError):
-        return f"credential {CERTIFICATE}: is no PEM certificate, or damaged; {REMEDY}"
-    return f"credential {KEY}: is no unencrypted PEM key, or damaged; {REMEDY}"
+        return f"{certificate}: is no PEM certificate, or damaged; {source.remedy}"
+    return f"{key}: is no unencrypted PEM key, or damaged; {source.remedy}"
 
 
 def _fact(error: Exception) -> str:

@@ -31,6 +31,8 @@ def main(folder: Path, listen: str) -> None:
         run=folder,
         initd=folder / "initd.sock",
         sets=(folder / "cells.json",),
+        disk=folder / "disk",
+        claimable=(folder / "claimable").exists(),
     )
     log.to_stderr("info")
     asyncio.run(serve(settings, "1.2.3", FolderCgroups(folder / "cgroup"), find))
