@@ -29,9 +29,11 @@ from runtime.identity.spiffe import SpiffeId
 
 # Seconds for a connection, and a call.
 TIMEOUT: Final = 30.0
-# Seconds between two looks at whether the node serves, and until none is taken any more.
+# Seconds that a node may take to serve as who it is now; that it may take where it is not known
+# whether it was claimed; and between two looks.
+SERVES: Final = 120.0
+_SETTLES: Final = 30.0
 _LOOK: Final = 0.25
-_SERVES: Final = 120.0
 
 _Answer = TypeVar("_Answer")
 
@@ -60,6 +62,8 @@ class Naming:
     validity: timedelta
     with_authority: bool
     files: store.PairFiles
+    again: bool = False
+    """Whether a certificate that is kept there already gives way."""
 
     @property
     def name(self) -> str:
@@ -111,8 +115,23 @@ class Unclaimed:
             trust_bundle=naming.signer.certificate,
             policy=policy,
         )
-        with _kept(naming.files, certificate), self._stub() as stub:
-            return self._call(stub.Claim, given)
+        with _kept(naming, certificate):
+            try:
+                with self._stub() as stub:
+                    return self._call(stub.Claim, given)
+            except _Unclear:
+                return self._settled(str(naming.id))
+
+    def _settled(self, identity: str) -> claim_pb2.ClaimResponse:
+        """Who the node is tells how a call ended that broke. Raises AerError unless it is ours."""
+        if (found := became(self.address, _SETTLES)) is None:
+            raise _Unclear(
+                f"{self.address}: the connection broke, and the node does not say who it is",
+                "its console says whether it is claimed; try again with --again",
+            )
+        if found != identity:
+            raise AerError(f"{self.address}: was claimed by somebody else, as {found}")
+        return claim_pb2.ClaimResponse(spiffe_id=found)
 
     @contextmanager
     def _stub(self) -> Iterator[claim_pb2_grpc.ClaimServiceStub]:
@@ -188,15 +207,15 @@ def spiffe_id_of(der: bytes) -> str | None:
     return None
 
 
-def serves(address: str, identity: str) -> bool:
-    """Wait until the node shows its new identity; False where it does not in time."""
-    deadline = time.monotonic() + _SERVES
+def became(address: str, seconds: float = SERVES) -> str | None:
+    """Wait until the node shows an identity, and say which; None where it does not in time."""
+    deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
         with suppress(AerError):
-            if spiffe_id_of(certificate_of(address, TIMEOUT)) == identity:
-                return True
+            if (found := spiffe_id_of(certificate_of(address, TIMEOUT))) is not None:
+                return found
         time.sleep(_LOOK)
-    return False
+    return None
 
 
 def parse_address(text: str) -> str:
@@ -207,39 +226,51 @@ def parse_address(text: str) -> str:
     return found.address
 
 
-def free(files: store.PairFiles, *, again: bool) -> None:
-    """See to it that the name is not taken. Raises AerError.
+def check_free(naming: Naming) -> None:
+    """Raises AerError where the name is taken.
 
-    `again`: the certificate of a node that was claimed by this name before gives way. One with a
-    key beside it is that of a node which was issued its credentials, and stays.
+    With `again` the certificate of a node that was claimed by this name before is none: it will
+    give way. One with a key beside it is that of a node which was issued credentials, and stays.
     """
+    files = naming.files
     if not os.path.lexists(files.certificate):
         return
     if os.path.lexists(files.key):
         raise AerError(f"{files.certificate}: exists already, with its key", "take another --name")
-    if not again:
+    if not naming.again:
         raise AerError(
             f"{files.certificate}: exists already", "--again if it is that node, claimed anew"
         )
-    files.certificate.unlink()
 
 
 @contextmanager
-def _kept(files: store.PairFiles, certificate: bytes) -> Iterator[None]:
-    """The certificate is on the disk before the node has it, and goes if the node refuses it."""
-    files.certificate.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    try:
-        store.create(files.certificate, certificate, 0o644)
-    except OSError as e:
-        if e.errno == errno.EEXIST:
-            raise AerError(f"{files.certificate}: exists already") from e
-        raise
+def _kept(naming: Naming, certificate: bytes) -> Iterator[None]:
+    """The certificate is on the disk before the node has it. If the node refuses it, all is as it
+    was."""
+    check_free(naming)
+    file = naming.files.certificate
+    file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    old = file.read_bytes() if naming.again and file.exists() else None
+    if old is not None:
+        file.unlink()
+    _create(file, certificate)
     try:
         yield
     except _Unclear:
         raise
     except BaseException:
-        files.certificate.unlink()
+        file.unlink()
+        if old is not None:
+            _create(file, old)
+        raise
+
+
+def _create(file: Path, content: bytes) -> None:
+    try:
+        store.create(file, content, 0o644)
+    except OSError as e:
+        if e.errno == errno.EEXIST:
+            raise AerError(f"{file}: exists already", "take another --name") from e
         raise
 
 

@@ -70,13 +70,13 @@ def claim(call: Call) -> int:
     address, folder = call["address"], call["dir"]
     naming = _naming(call)
     policy = claiming.read_policy(call["policy"])
-    claiming.free(naming.files, again=call["again"])
+    claiming.check_free(naming)
     node = claiming.Unclaimed(address, call["fingerprint"], config.timeout)
     try:
         answer = node.claim(naming, policy)
     except ValueError as e:
         raise AerError(f"node {naming.name}: {e}") from e
-    if not call["no_wait"] and not claiming.serves(address, answer.spiffe_id):
+    if not call["no_wait"] and claiming.became(address) != answer.spiffe_id:
         output.warn(f"{address}: is claimed, and does not serve yet")
     said = (
         f"{answer.spiffe_id}: claimed, {naming.files.certificate}",
@@ -108,6 +108,7 @@ def _naming(call: Call) -> "Naming":
         validity=timedelta(seconds=call["validity"]),
         with_authority=not call["no_authority"],
         files=store.PairFiles.at(call["dir"] / "node" / name),
+        again=call["again"],
     )
 
 
