@@ -5,7 +5,6 @@ never. What the copy has mounted aside is then moved to its place, at once and a
 """
 
 import os
-import select
 import signal
 import time
 from collections.abc import Callable, Mapping
@@ -124,8 +123,8 @@ def unclaim(state: str) -> None:
     while os.path.lexists(aside := f"{state}/unclaimed.{number}"):
         number += 1
     os.mkdir(aside, 0o700)
-    # The identity last: a node that has one keeps its policy.
-    for name in reversed(names):
+    # The identity first: none is ever without its policy, and a policy alone means nothing.
+    for name in names:
         os.rename(f"{state}/{name}", f"{aside}/{name}")
     os.sync()
 
@@ -137,6 +136,8 @@ def _may_be(device: Mapping[str, str]) -> bool:
 def _in_copy(work: Callable[[], str], patience: float) -> str:
     """What `work` says, in a copy of this process. Raises NotThere with what it raised, and where
     it is not done in time."""
+    import select
+
     read, write = os.pipe2(os.O_CLOEXEC)
     try:
         pid = spawn.in_child(lambda: _tell(work, write))
