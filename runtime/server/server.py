@@ -6,6 +6,7 @@ import os
 import signal
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, closing, contextmanager
+from importlib import import_module
 from typing import Any, Final
 
 from google.protobuf.internal import api_implementation
@@ -97,6 +98,7 @@ async def serving(
     if api_implementation.Type() != "upb":
         log.warning("protobuf: is not compiled but pure Python, so the API is slow; mend the image")
     files = Files(settings.identity, settings.credentials)
+    unclaimed = settings.claimable and not files.any()
     trust = Trust()
     going_down = asyncio.Event()
 
@@ -140,7 +142,7 @@ async def serving(
         await server.start()
         await parts.health.serve(NAMES)
         # Only now may anybody connect: before, they are refused at once, and try again.
-        _begin(trust, files, settings)
+        _begin(trust, files, settings, unclaimed=unclaimed)
         await secure.open()
         listener = listen(settings.shared, settings.socket)
         where = " and ".join(filter(None, (secure.where, str(settings.socket))))
@@ -162,7 +164,11 @@ async def serving(
                     owned = (
                         tasks.create_task(processes.run(connected.set)),
                         tasks.create_task(_announce(processes, connected, where, ready)),
-                        tasks.create_task(_follow(files, trust, wakeups, authenticator, ready)),
+                        tasks.create_task(_offer(settings, ready))
+                        if unclaimed
+                        else tasks.create_task(
+                            _follow(files, trust, wakeups, authenticator, ready)
+                        ),
                         tasks.create_task(secure.keep()),
                         tasks.create_task(workloads.run(ready)),
                         tasks.create_task(_apply(cells, connected, settings)),
@@ -211,6 +217,20 @@ async def _announce(
     await processes.ready(f"serving on {where}")
     headstart.settle()
     ready.set()
+
+
+async def _offer(settings: Settings, ready: asyncio.Event) -> None:
+    """Until the node is claimed. Then this run ends, and PID 1 starts the next, which is who the
+    node is by then."""
+    await ready.wait()
+    # With it comes what makes and reads certificates, which no other node needs now.
+    claiming = await asyncio.to_thread(import_module, "runtime.server.claiming")
+    try:
+        await claiming.offer(settings)
+    except (OSError, ValueError, RuntimeError) as e:
+        log.error("claim: cannot be offered, boot again: %s", e)
+    else:
+        signal.raise_signal(signal.SIGTERM)
 
 
 async def _follow(
@@ -288,8 +308,11 @@ def _maker(border: Border, parts: Parts) -> Callable[[], aio.Server]:
     return make
 
 
-def _begin(trust: Trust, files: Files, settings: Settings) -> None:
+def _begin(trust: Trust, files: Files, settings: Settings, *, unclaimed: bool) -> None:
     """What the node is known by at first; whether it is usable is found out later."""
+    if unclaimed:
+        log.info("nobody has claimed this node: until then its API is on the Unix socket only")
+        return
     try:
         trust.update(files.read())
     except Unusable as e:

@@ -30,6 +30,8 @@ class Settings(NamedTuple):
     """Seconds that an X.509-SVID of a workload is valid."""
     disk: Path = Path("/var/lib/aurae")
     """Where what must outlive a boot goes, if a data disk is mounted there or above."""
+    claimable: bool = False
+    """Whether it may be claimed where it has no identity."""
 
     @property
     def state(self) -> Path:
@@ -41,6 +43,11 @@ class Settings(NamedTuple):
     def identity(self) -> Path:
         """What the node was given, or made, to prove who it is."""
         return self.state / "identity"
+
+    @property
+    def secret(self) -> Path:
+        """What a claimer must know; it does not outlive a boot."""
+        return self.run / "claim.secret"
 
     @property
     def socket(self) -> Path:
@@ -132,6 +139,7 @@ class Settings(NamedTuple):
             listen=given.get("aurae.listen", LISTEN),
             log=given.get("aurae.log", "info"),
             svid_life=_svid_life(given.get("aurae.svid-life", "")),
+            claimable=True,
         )
 
 

@@ -32,6 +32,7 @@ def main(folder: Path, listen: str) -> None:
         initd=folder / "initd.sock",
         sets=(folder / "cells.json",),
         disk=folder / "disk",
+        claimable=(folder / "claimable").exists(),
     )
     if (life := folder / "svid-life").exists():
         settings = settings._replace(svid_life=float(life.read_text()))
