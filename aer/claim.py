@@ -123,18 +123,24 @@ class Unclaimed:
                 with self._stub() as stub:
                     return self._call(stub.Claim, given)
             except _Unclear:
-                return self._settled(str(naming.id))
+                return self._settled(certificate)
 
-    def _settled(self, identity: str) -> claim_pb2.ClaimResponse:
+    def serves(self, naming: Naming) -> bool:
+        """Wait until the node serves by the certificate that it was given; False where it does not
+        in time."""
+        return became(self.address) == _der(naming.files.certificate.read_bytes())
+
+    def _settled(self, certificate: bytes) -> claim_pb2.ClaimResponse:
         """Who the node is tells how a call ended that broke. Raises AerError unless it is ours."""
         if (found := became(self.address, _SETTLES)) is None:
             raise _Unclear(
                 f"{self.address}: the connection broke, and the node does not say who it is",
                 "its console says whether it is claimed; try again with --again",
             )
-        if found != identity:
-            raise AerError(f"{self.address}: was claimed by somebody else, as {found}")
-        return claim_pb2.ClaimResponse(spiffe_id=found)
+        identity = spiffe_id_of(found) or ""
+        if found != _der(certificate):
+            raise AerError(f"{self.address}: was claimed by somebody else, as {identity}")
+        return claim_pb2.ClaimResponse(spiffe_id=identity)
 
     @contextmanager
     def _stub(self) -> Iterator[claim_pb2_grpc.ClaimServiceStub]:
@@ -201,6 +207,13 @@ def certificate_of(address: str, timeout: float) -> bytes:
     return found
 
 
+def _der(pem: bytes) -> bytes:
+    """The first certificate."""
+    from runtime.identity.names import first_certificate
+
+    return first_certificate(pem)
+
+
 def spiffe_id_of(der: bytes) -> str | None:
     """The SPIFFE ID in a certificate, which nobody has verified."""
     from runtime.identity.names import uris
@@ -210,12 +223,16 @@ def spiffe_id_of(der: bytes) -> str | None:
     return None
 
 
-def became(address: str, seconds: float = SERVES) -> str | None:
-    """Wait until the node shows an identity, and say which; None where it does not in time."""
+def became(address: str, seconds: float = SERVES) -> bytes | None:
+    """Wait until the node shows a certificate with an identity, DER. None: it does not in time.
+
+    Whoever shows it has its key: TLS sees to that. Who vouches for it is another question.
+    """
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
         with suppress(AerError):
-            if (found := spiffe_id_of(certificate_of(address, TIMEOUT))) is not None:
+            found = certificate_of(address, TIMEOUT)
+            if spiffe_id_of(found) is not None:
                 return found
         time.sleep(_LOOK)
     return None

@@ -76,7 +76,7 @@ def claim(call: Call) -> int:
         answer = node.claim(naming, policy)
     except ValueError as e:
         raise AerError(f"node {naming.name}: {e}") from e
-    if not call["no_wait"] and claiming.became(address) != answer.spiffe_id:
+    if not call["no_wait"] and not node.serves(naming):
         output.warn(f"{address}: is claimed, and does not serve yet")
     said = (
         f"{answer.spiffe_id}: claimed, {naming.files.certificate}",

@@ -1,11 +1,14 @@
 """How often the secret may be guessed: by everybody together, for as long as the node runs."""
 
 import hmac
+import logging
 import time
 from collections.abc import Callable
 from typing import Final
 
 from initd.errors import PermissionDenied, ResourceExhausted
+
+log = logging.getLogger(__name__)
 
 # So many wrong ones cost no time: people mistype.
 FREE: Final = 3
@@ -34,6 +37,8 @@ class Attempts:
         if hmac.compare_digest(given, self._secret):
             return
         self._wrong += 1
+        # The pauses bound this, too.
+        log.warning("claim: a wrong secret was given, %d so far", self._wrong)
         if self._wrong >= FREE:
             # The exponent is bounded too: a float is.
             pause = PAUSE * 2.0 ** min(self._wrong - FREE, 20)

@@ -2,10 +2,14 @@
 
 import re
 import signal
+import socket
+import ssl
 import subprocess
+import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from concurrent import futures
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -59,8 +63,6 @@ class Node:
         return claim_pb2_grpc.ClaimServiceStub(self.channel())
 
     def channel(self) -> grpc.Channel:
-        import ssl
-
         der = claiming.certificate_of(self.address, DEADLINE)
         credentials = grpc.ssl_channel_credentials(ssl.DER_cert_to_PEM_cert(der).encode())
         options = [("grpc.ssl_target_name_override", fingerprint.NAME)]
@@ -112,7 +114,7 @@ def test_a_claimed_node_ends_and_starts_as_who_it_is(tmp_path: Path, signer: Pai
         (tmp_path / "asked").unlink()
         with nodes.program("api", tmp_path, node.address, log=tmp_path / "api.log"):
             nodes.appears(tmp_path / "asked")
-            assert claiming.became(node.address, DEADLINE) == answer.spiffe_id
+            assert Unclaimed(node.address, node.shown, DEADLINE).serves(naming(tmp_path, signer))
             caller = issue(signer, f"spiffe://{TRUST_DOMAIN}/person/ann")
             credentials = grpc.ssl_channel_credentials(
                 signer.certificate, caller.key, caller.certificate
@@ -123,6 +125,73 @@ def test_a_claimed_node_ends_and_starts_as_who_it_is(tmp_path: Path, signer: Pai
                 assert stub.Discover(discovery_pb2.DiscoverRequest(), timeout=DEADLINE).healthy
             with pytest.raises(AerError, match="has an identity already"):
                 Unclaimed(node.address, node.shown, DEADLINE).begin()
+
+
+@contextmanager
+def cutting(address: str, broken: Callable[[], bool]) -> Iterator[str]:
+    """The address of a way to `address` whose connections end where something is to come back
+    while it is `broken`."""
+    host, _, port = address.partition(":")
+    ends: list[socket.socket] = []
+
+    def forward(source: socket.socket, target: socket.socket, *, cut: bool) -> None:
+        with suppress(OSError):
+            while data := source.recv(65536):
+                if cut and broken():
+                    break
+                target.sendall(data)
+        for end in (source, target):
+            with suppress(OSError):
+                end.shutdown(socket.SHUT_RDWR)
+
+    def accept() -> None:
+        with suppress(OSError):
+            while True:
+                client, _ = listener.accept()
+                ends.append(client)
+                try:
+                    server = socket.create_connection((host, int(port)))
+                except OSError:
+                    client.shutdown(socket.SHUT_RDWR)
+                    continue
+                ends.append(server)
+                pool.submit(forward, client, server, cut=False)
+                pool.submit(forward, server, client, cut=True)
+
+    # More than there are connections at once: each holds two.
+    with futures.ThreadPoolExecutor(64) as pool:
+        listener = socket.create_server(("127.0.0.1", 0))
+        pool.submit(accept)
+        try:
+            yield f"127.0.0.1:{listener.getsockname()[1]}"
+        finally:
+            for end in (listener, *ends):
+                with suppress(OSError):
+                    end.shutdown(socket.SHUT_RDWR)
+    for end in (listener, *ends):
+        end.close()
+
+
+def test_an_answer_that_is_cut_off_is_found_out(tmp_path: Path, signer: Pair) -> None:
+    named = naming(tmp_path, signer)
+    mended = threading.Event()
+
+    def broken() -> bool:
+        return (tmp_path / "state/identity").exists() and not mended.is_set()
+
+    with (
+        nodes.owner(tmp_path),
+        running(tmp_path) as node,
+        cutting(node.address, broken) as way,
+        futures.ThreadPoolExecutor(1) as pool,
+    ):
+        claimed = pool.submit(Unclaimed(way, node.shown, DEADLINE).claim, named, b"")
+        assert node.process.wait(DEADLINE) == 0
+        (tmp_path / "asked").unlink()
+        mended.set()
+        with nodes.program("api", tmp_path, node.address, log=tmp_path / "api.log"):
+            assert claimed.result(60).spiffe_id == str(named.id)
+            assert named.files.certificate.exists()
 
 
 def test_a_runtime_that_is_killed_shows_the_same_fingerprint_again(tmp_path: Path) -> None:
