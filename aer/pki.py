@@ -8,7 +8,7 @@ from aer import output, parse
 from aer.command import Argument, Call, Command
 from aer.errors import AerError, UsageError
 from runtime.identity import authority, store, svid
-from runtime.identity.authority import AUTHORITY_DAYS, SVID_DAYS, KeyType
+from runtime.identity.authority import AUTHORITY_DAYS, NODE_AUTHORITY_DAYS, SVID_DAYS, KeyType
 from runtime.identity.spiffe import SpiffeId, parse_segment, parse_trust_domain
 
 DIRECTORY: Final = "~/.aurae/pki"
@@ -38,6 +38,25 @@ def issue_person(call: Call) -> int:
     signer = _authority(call["dir"])
     spiffe_id = _spiffe_id(signer, svid.PERSON + call["name"])
     return _issue(call, signer, spiffe_id, call["dir"] / "person", None)
+
+
+def issue_tenant(call: Call) -> int:
+    signer = _authority(call["dir"])
+    spiffe_id = _spiffe_id(signer, svid.TENANT + call["name"])
+    return _issue(call, signer, spiffe_id, call["dir"] / "tenant", None)
+
+
+def issue_node_ca(call: Call) -> int:
+    signer = _authority(call["dir"])
+    files = store.PairFiles.at(call["dir"] / "node" / f"{call['name']}.ca")
+    key = files.leftover_key() or authority.make_key(KeyType(call["key_type"]))
+    validity = timedelta(seconds=call["validity"])
+    pair = authority.make_intermediate(signer, key, call["name"], validity=validity)
+    files.write(pair)
+    own = _spiffe_id(signer, f"{svid.NODE}{call['name']}")
+    until = svid.certificates(pair.certificate)[0].not_valid_after_utc
+    print(f"{own}/…: {files.certificate}, {files.key}, valid until {until:%Y-%m-%d}")
+    return 0
 
 
 def config(call: Call) -> int:
@@ -160,6 +179,14 @@ def _validity(days: int) -> Argument:
     )
 
 
+def parse_tenant(text: str) -> str:
+    """`TENANT/NAME`; each is a segment of a path."""
+    tenant, slash, name = text.partition("/")
+    if not slash:
+        raise ValueError(f"{text!a} names nobody of a tenant; write TENANT/NAME")
+    return f"{parse_segment(tenant)}/{parse_segment(name)}"
+
+
 _NAME: Final = Argument(name="name", help="last part of the SPIFFE ID", parse=parse_segment)
 
 COMMANDS: Final = (
@@ -206,6 +233,32 @@ COMMANDS: Final = (
         "spiffe://TRUST-DOMAIN/person/NAME.",
         run=issue_person,
         arguments=(_NAME, _DIR, _KEY_TYPE, _validity(SVID_DAYS)),
+    ),
+    Command(
+        words=("pki", "issue", "tenant"),
+        help="issue an SVID for somebody of a tenant",
+        text="Makes DIR/tenant/TENANT/NAME.crt and .key for "
+        "spiffe://TRUST-DOMAIN/tenant/TENANT/NAME.",
+        run=issue_tenant,
+        arguments=(
+            Argument(
+                name="name",
+                help="the tenant, and who of it",
+                metavar="TENANT/NAME",
+                parse=parse_tenant,
+            ),
+            _DIR,
+            _KEY_TYPE,
+            _validity(SVID_DAYS),
+        ),
+    ),
+    Command(
+        words=("pki", "issue", "node-ca"),
+        help="make an authority for a node, which issues SVIDs to its workloads",
+        text="Makes DIR/node/NAME.ca.crt and DIR/node/NAME.ca.key, below the trust domain's own "
+        "authority. It can sign for spiffe://TRUST-DOMAIN/node/NAME/… only, and no DNS name.",
+        run=issue_node_ca,
+        arguments=(_NAME, _DIR, _KEY_TYPE, _validity(NODE_AUTHORITY_DAYS)),
     ),
     Command(
         words=("pki", "config"),

@@ -12,6 +12,7 @@ NOUNS: Final = {
     "observe": "watch what the node and its workloads say",
     "discovery": "find out what a node is",
     "health": "ask whether the node serves",
+    "auth": "find out who may do what, and change it",
     "node": "take the node down",
     "pki": "make a trust domain and issue SVIDs",
     "completion": "print a script that completes aer's command line",

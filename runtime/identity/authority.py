@@ -6,23 +6,29 @@ See docs/decisions/0011-certificate-profile.md for what stands in them and why.
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, cast
 
 from runtime.identity import svid
-from runtime.identity.spiffe import SpiffeId
+from runtime.identity.spiffe import SpiffeId, parse_segment
+from runtime.identity.svid import NODE_UNIT
 
 if TYPE_CHECKING:
     from cryptography import x509
-    from cryptography.hazmat.primitives.asymmetric.types import CertificateIssuerPrivateKeyTypes
+    from cryptography.hazmat.primitives.asymmetric.types import (
+        CertificateIssuerPrivateKeyTypes,
+        CertificateIssuerPublicKeyTypes,
+    )
 
 AUTHORITY_DAYS: Final = 3650
+NODE_AUTHORITY_DAYS: Final = 365
 SVID_DAYS: Final = 365
 
 # Clocks differ: a machine without a battery may be some minutes behind until it has asked a server.
 BACKDATED: Final = timedelta(minutes=10)
 
-# X.520's bound for an organisation's name; the whole trust domain stands in the SPIFFE ID.
+# X.520's bounds for the parts of a subject; the whole trust domain stands in the SPIFFE ID.
 _MAX_ORGANISATION: Final = 64
+_MAX_COMMON_NAME: Final = 64
 
 
 class KeyType(StrEnum):
@@ -86,41 +92,79 @@ def make_intermediate(
     validity: timedelta,
     now: datetime | None = None,
 ) -> Pair:
-    """An authority below `authority`, for the same trust domain; it may sign leaves only.
+    """The authority of the node `name`: it signs for `spiffe://TD/node/NAME/…` and nothing else.
 
-    `name` tells it from others, since chains are built by name. It does not outlive its authority,
-    whose certificate is not in the result. Raises ValueError.
+    It stands below `authority`, signs leaves only, and does not outlive its authority, whose
+    certificate is not in the result. Raises ValueError.
     """
     from cryptography import x509
 
+    if len(parse_segment(name)) > _MAX_COMMON_NAME:
+        raise ValueError(
+            f"node {name}: the name has {len(name)} characters; that of a node with an authority "
+            f"has at most {_MAX_COMMON_NAME}"
+        )
     signer = svid.certificates(authority.certificate)[0]
     svid.match_key(authority.certificate, authority.key)
     svid.check_dates(signer, now or datetime.now(UTC))
     domain = trust_domain(authority.certificate)
     start, end = _validity(validity, now)
-    identifier = signer.extensions.get_extension_for_class(x509.SubjectKeyIdentifier).value
     builder = (
         x509.CertificateBuilder()
-        .subject_name(_authority_name(domain, name))
+        .subject_name(_authority_name(domain, node=name))
         .issuer_name(signer.subject)
         .not_valid_before(max(start, signer.not_valid_before_utc))
         .not_valid_after(min(end, signer.not_valid_after_utc))
-        .add_extension(
-            x509.AuthorityKeyIdentifier.from_issuer_subject_key_identifier(identifier),
-            critical=False,
-        )
+        .add_extension(_name_constraints(domain), critical=True)
+        .add_extension(_identifier_of(signer), critical=False)
     )
     builder = _authority_profile(builder, domain, key, path_length=0)
     return Pair(_sign(builder, _signing_key(authority.key)), key)
 
 
-def _authority_name(trust_domain: str, name: str | None = None) -> "x509.Name":
-    """An authority needs a subject: chains are built by it (RFC 5280, 4.1.2.6)."""
+def _authority_name(trust_domain: str, *, node: str | None = None) -> "x509.Name":
+    """An authority needs a subject: chains are built by it (RFC 5280, 4.1.2.6).
+
+    That of a node is told by `OU=node, CN=NAME`; svid.verify holds it to its node.
+    """
+    from cryptography import x509
+    from cryptography.x509.oid import NameOID
+
+    own = (
+        ()
+        if node is None
+        else ((NameOID.ORGANIZATIONAL_UNIT_NAME, NODE_UNIT), (NameOID.COMMON_NAME, node))
+    )
+    domain = (NameOID.ORGANIZATION_NAME, trust_domain[:_MAX_ORGANISATION])
+    return x509.Name([x509.NameAttribute(kind, text) for kind, text in (domain, *own)])
+
+
+def _name_constraints(trust_domain: str) -> "x509.NameConstraints":
+    """The one trust domain; no DNS name and no address at all (RFC 5280, 4.2.1.10).
+
+    Clients that cannot check a SPIFFE ID check those, and an authority on a node must not be able
+    to answer for another node.
+    """
+    from ipaddress import ip_network
+
     from cryptography import x509
 
-    domain = x509.NameAttribute(x509.NameOID.ORGANIZATION_NAME, trust_domain[:_MAX_ORGANISATION])
-    own = () if name is None else (x509.NameAttribute(x509.NameOID.COMMON_NAME, name[:64]),)
-    return x509.Name([domain, *own])
+    none = [x509.DNSName(""), *(x509.IPAddress(ip_network(n)) for n in ("0.0.0.0/0", "::/0"))]
+    return x509.NameConstraints([x509.UniformResourceIdentifier(trust_domain)], none)
+
+
+def _identifier_of(signer: "x509.Certificate") -> "x509.AuthorityKeyIdentifier":
+    from cryptography import x509
+
+    try:
+        own = signer.extensions.get_extension_for_class(x509.SubjectKeyIdentifier).value
+    except x509.ExtensionNotFound:
+        return x509.AuthorityKeyIdentifier.from_issuer_public_key(_issuer_key(signer))
+    return x509.AuthorityKeyIdentifier.from_issuer_subject_key_identifier(own)
+
+
+def _issuer_key(signer: "x509.Certificate") -> "CertificateIssuerPublicKeyTypes":
+    return cast("CertificateIssuerPublicKeyTypes", signer.public_key())
 
 
 def _authority_profile(
@@ -161,7 +205,6 @@ def issue(
     svid.check_dates(signer, now or datetime.now(UTC))
     private = _signing_key(key)
     start, end = _validity(validity, now)
-    identifier = signer.extensions.get_extension_for_class(x509.SubjectKeyIdentifier).value
     builder = (
         x509.CertificateBuilder()
         # No subject at all: nothing may be read from it, the SPIFFE ID is the name.
@@ -183,10 +226,7 @@ def issue(
         .add_extension(
             x509.SubjectKeyIdentifier.from_public_key(private.public_key()), critical=False
         )
-        .add_extension(
-            x509.AuthorityKeyIdentifier.from_issuer_subject_key_identifier(identifier),
-            critical=False,
-        )
+        .add_extension(_identifier_of(signer), critical=False)
     )
     certificate = _sign(builder, _signing_key(authority.key))
     svid.verify(certificate, authority.certificate, now=now)

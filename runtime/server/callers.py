@@ -1,17 +1,18 @@
-"""Who calls, whether they may, and how much of the node they see."""
+"""Who calls, and how much of the node they see."""
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Final
 
 from initd.errors import PermissionDenied
 from initd.values import NamedTuple
 from runtime.cells.cells import Cells
+from runtime.identity.spiffe import SpiffeId
 from runtime.scope import NODE, Scope
 from runtime.server.authentication import TLS, Authenticator, Identity
 from runtime.server.peers import Peer
-
-PEOPLE: Final = "/person/"
 
 # Tenants that are no cell.
 ROOT: Final = "root"
@@ -24,13 +25,37 @@ class Caller(NamedTuple):
     scope: Scope
     tenant: str
     """Whose calls and connections are counted together."""
+    who: str
+    """What it is called in decisions: a SPIFFE ID, `cell:NAME` or `uid:NUMBER`."""
     identity: Identity | None = None
-    """Of a caller with a certificate."""
+    """None: it came by the node's own socket, without a certificate."""
+
+    @property
+    def id(self) -> SpiffeId | None:
+        return self.identity.id if self.identity is not None else None
 
     def check(self) -> None:
         """Raises Unauthenticated once the caller's certificate is no longer good."""
         if self.identity is not None:
             self.identity.check()
+
+
+_calling: ContextVar[Caller] = ContextVar("calling")
+
+
+def calling() -> Caller:
+    """Whose call this task serves. LookupError: it serves none."""
+    return _calling.get()
+
+
+@contextmanager
+def called_by(caller: Caller) -> Iterator[None]:
+    """Within the block, in this task and those it makes, the call is this caller's."""
+    token = _calling.set(caller)
+    try:
+        yield
+    finally:
+        _calling.reset(token)
 
 
 class Callers:
@@ -54,9 +79,11 @@ class Callers:
             uid, gid = self._cells.inner_ids(cell, peer.uid, peer.gid)
             identity = (uid, gid) if uid else None
             scope = Scope(cell=cell, identity=identity)
-            return Caller(scope=scope, tenant=f"cell {cell.partition('/')[0]}")
+            outermost = cell.partition("/")[0]
+            return Caller(scope=scope, tenant=f"cell {outermost}", who=f"cell:{cell}")
         trusted = peer.uid in (0, os.geteuid())
-        return Caller(scope=NODE, tenant=ROOT if trusted else STRANGERS)
+        tenant = ROOT if trusted else STRANGERS
+        return Caller(scope=NODE, tenant=tenant, who=f"uid:{peer.uid}")
 
     def enter(self, address: str, caller: Caller) -> None:
         """From now on calls from `address`, as gRPC writes it, are this caller's."""
@@ -73,8 +100,8 @@ class Callers:
         """
         if TLS in authentication.get("transport_security_type", ()):
             identity = await self._authenticator.authenticate(peer, authentication)
-            self._check_person(identity)
-            return Caller(scope=NODE, tenant=str(identity.id), identity=identity)
+            who = str(identity.id)
+            return Caller(scope=NODE, tenant=who, who=who, identity=identity)
         caller = self._local.get(peer)
         if caller is None:
             raise PermissionDenied("caller: did not come by the API's own socket; use that")
@@ -83,15 +110,3 @@ class Callers:
                 "caller: is neither root nor in a cell; call as root, or over TCP with an SVID"
             )
         return caller
-
-    def _check_person(self, identity: Identity) -> None:
-        own = self._authenticator.trust.current
-        if own is None or not _person(identity, own.identity.trust_domain):
-            needed = f"spiffe://{own.identity.trust_domain if own else 'TRUST-DOMAIN'}{PEOPLE}NAME"
-            raise PermissionDenied(
-                f"caller {identity.id}: may not use this API; needed is one {needed}"
-            )
-
-
-def _person(identity: Identity, trust_domain: str) -> bool:
-    return identity.id.trust_domain == trust_domain and bool(identity.id.below(PEOPLE))

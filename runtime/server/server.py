@@ -16,12 +16,16 @@ from initd import headstart
 from initd.errors import AuraedError, Unavailable
 from initd.processes.model import How
 from initd.values import NamedTuple
+from runtime import scope
 from runtime.cells.cells import Cells
 from runtime.cells.cgroups import Cgroups
 from runtime.cells.specs import Specs
+from runtime.cells.tenants import Quota, Tenants
 from runtime.cells.wanted import WantedFiles
 from runtime.observe.streams import Streams
 from runtime.observe.wakeups import Wakeups
+from runtime.policy.gate import Gate
+from runtime.policy.policies import Policies
 from runtime.processes import Processes
 from runtime.server import boot, peers
 from runtime.server.authentication import Authenticator
@@ -109,12 +113,18 @@ async def serving(
     )
     authenticator = Authenticator(trust)
     callers = Callers(authenticator, cells)
-    border = Border(callers)
+    policies = Policies(settings.policy, settings.boot_policy, trust.domain)
+    trust.listen(lambda _: policies.renew())
+    tenants = _tenants(cells, policies)
+    gate = Gate(policies)
+    border = Border(callers, gate, _record)
     with Wakeups() as wakeups:
         parts = Parts(
             version=version,
             processes=processes,
             cells=cells,
+            tenants=tenants,
+            gate=gate,
             streams=Streams(settings.logs, processes, wakeups),
             health=Health(),
         )
@@ -161,6 +171,29 @@ async def serving(
                     ends.create_task(secure.close(CUT))
                     await server.stop(CUT)
                     await relay.drain(CUT)
+
+
+def _record(**event: object) -> None:
+    log.debug("decision: %s", event)
+
+
+def _tenants(cells: Cells, policies: Policies) -> Tenants:
+    """Tenants' cells follow the policy."""
+
+    def quota(name: str) -> Quota:
+        tenant = policies.held.policy.tenant(name)
+        return Quota(tenant.cell, tenant.cells)
+
+    def most(name: str) -> int | None:
+        own = scope.current()
+        if (own.tenant and own.cell == name) or name in policies.held.policy.tenants:
+            return tenants.most(name)
+        return None
+
+    tenants = Tenants(cells, quota)
+    cells.quota = most
+    policies.on_change = lambda policy: tenants.adjust(list(policy.tenants))
+    return tenants
 
 
 async def _announce(

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import Any, Final
 
+from aurae.auth.v0 import auth_pb2_grpc
 from aurae.cells.v0 import cells_pb2_grpc
 from aurae.discovery.v0 import discovery_pb2_grpc
 from aurae.node.v0 import node_pb2_grpc
@@ -12,10 +13,13 @@ from grpc import aio
 from initd.values import NamedTuple
 from runtime.cells.cells import Cells
 from runtime.cells.service import CellService
+from runtime.cells.tenants import Tenants
 from runtime.discovery.service import DiscoveryService
 from runtime.node.service import NodeService
 from runtime.observe.service import ObserveService
 from runtime.observe.streams import Streams
+from runtime.policy.gate import Gate
+from runtime.policy.service import AuthService
 from runtime.processes import Processes
 from runtime.server.health import Health
 
@@ -26,6 +30,8 @@ class Parts(NamedTuple):
     version: str
     processes: Processes
     cells: Cells
+    tenants: Tenants
+    gate: Gate
     streams: Streams
     health: Health
 
@@ -40,8 +46,13 @@ class Service(NamedTuple):
 
 SERVICES: Final = (
     Service(
+        "aurae.auth.v0.AuthService",
+        lambda parts: AuthService(parts.gate),
+        auth_pb2_grpc.add_AuthServiceServicer_to_server,
+    ),
+    Service(
         "aurae.cells.v0.CellService",
-        lambda parts: CellService(parts.cells),
+        lambda parts: CellService(parts.cells, parts.tenants),
         cells_pb2_grpc.add_CellServiceServicer_to_server,
     ),
     Service(

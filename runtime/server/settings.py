@@ -7,6 +7,7 @@ from initd.values import NamedTuple
 
 CREDENTIALS: Final = Path("/run/credentials/@system")
 SET: Final = "aurae.cells.json"
+POLICY: Final = "aurae.policy.json"
 LISTEN: Final = "[::]:8080"
 
 
@@ -59,6 +60,16 @@ class Settings(NamedTuple):
     @property
     def internal_tls(self) -> Path:
         return self.run / "runtime" / "tls.sock"
+
+    @property
+    def policy(self) -> Path:
+        """What SetPolicy stores."""
+        return self.state / "policy.json"
+
+    @property
+    def boot_policy(self) -> Path | None:
+        """The policy that the node was given at boot."""
+        return self.credentials / POLICY if self.credentials else None
 
     @property
     def applied(self) -> Path:

@@ -214,18 +214,18 @@ def verify_others(found: Material) -> None:
     from runtime.trust import usable
 
     for trust_domain, bundle in found.bundles.items():
-        usable.verify_bundle(trust_domain, bundle, f"bundle of {trust_domain}")
+        usable.verify_bundle(trust_domain, bundle)
 
 
 def _usable(found: Material) -> tuple[Material, bool]:
     """Without the bundles that cannot be used: a damaged one must not keep all callers out."""
     from runtime.trust import usable
 
-    usable.verify_crls(found.crls, "revocation lists")
+    usable.parse_crls(found.crls)
     bundles = dict(found.bundles)
     for trust_domain in bundles.keys() - {found.identity.trust_domain}:
         try:
-            usable.verify_bundle(trust_domain, bundles[trust_domain], f"bundle of {trust_domain}")
+            usable.verify_bundle(trust_domain, bundles[trust_domain])
         except Unusable as e:
             log.error("%s. Until then its callers are refused", e)
             del bundles[trust_domain]

@@ -17,6 +17,10 @@ class Trust:
         verified again."""
         self._listeners: list[Listener] = []
 
+    def domain(self) -> str | None:
+        """The node's own trust domain."""
+        return self.current.identity.trust_domain if self.current is not None else None
+
     def listen(self, listener: Listener) -> None:
         """Call `listener` after each change, on the event loop."""
         self._listeners.append(listener)

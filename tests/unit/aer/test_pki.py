@@ -3,12 +3,14 @@
 import stat
 import subprocess
 from collections.abc import Callable
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
 
 from aer.client import Config
-from runtime.identity import svid
+from runtime.identity import authority, store, svid
+from runtime.identity.spiffe import SpiffeId
 
 from .conftest import Result
 
@@ -59,6 +61,28 @@ def test_a_node_is_named_after_the_trust_domain(folder: Path) -> None:
     assert person.dns_name is None
 
 
+def test_a_tenants_people_are_below_the_tenant(aer: Aer, folder: Path) -> None:
+    done = aer("pki", "issue", "tenant", "acme/ann", "--dir", str(folder))
+    assert (done.status, done.err) == (0, "")
+    issued = svid.verify((folder / "tenant/acme/ann.crt").read_bytes(), bundle(folder))
+    assert str(issued.id) == "spiffe://example.org/tenant/acme/ann"
+
+
+def test_a_nodes_authority_signs_for_its_workloads(aer: Aer, folder: Path) -> None:
+    done = aer("pki", "issue", "node-ca", "dev", "--dir", str(folder))
+    assert (done.status, done.err) == (0, "")
+    assert done.out.startswith("spiffe://example.org/node/dev/…: ")
+    node_ca = store.PairFiles.at(folder / "node/dev.ca").load()
+    cell = SpiffeId.parse("spiffe://example.org/node/dev/cell/web")
+    key = authority.make_key(authority.KeyType.ECDSA_P256)
+    leaf = authority.issue(node_ca, cell, key, validity=timedelta(hours=1))
+    assert svid.verify(leaf.certificate + node_ca.certificate, bundle(folder)).id == cell
+
+
+def bundle(folder: Path) -> bytes:
+    return (folder / "ca.crt").read_bytes()
+
+
 def test_nothing_is_made_twice(aer: Aer, folder: Path) -> None:
     before = files(folder)
     for words in (
@@ -105,6 +129,9 @@ def test_a_node_may_have_another_dns_name(aer: Aer, folder: Path) -> None:
         ("issue node ../dev", 2, "the path has '/'"),
         ("issue person ..", 2, "no . and no .."),
         ("issue person ann --dns a.org", 2, "unrecognized arguments"),
+        ("issue tenant acme", 2, "write TENANT/NAME"),
+        ("issue tenant acme/..", 2, "no . and no .."),
+        ("issue tenant acme/a/b", 2, "the path has '/'"),
         ("issue person ann", 1, "nothing can be issued\n(aer pki init"),
         ("show none.crt", 1, "none.crt: No such file"),
     ],
