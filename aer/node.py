@@ -1,10 +1,10 @@
-"""`aer node`: the commands of NodeService."""
+"""`aer node`: the commands of NodeService, and those of IdentityService."""
 
 import time
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, Final
 
-from aer import output
+from aer import identity, output
 from aer.command import Argument, Call, Command
 
 if TYPE_CHECKING:
@@ -121,4 +121,5 @@ COMMANDS: Final = (
         run=reload_daemon,
         rpc="aurae.node.v0.NodeService.ReloadDaemon",
     ),
+    *identity.COMMANDS,
 )

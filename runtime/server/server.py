@@ -34,13 +34,14 @@ from runtime.server.callers import Callers
 from runtime.server.health import Health
 from runtime.server.reflection import SERVICE as REFLECTION
 from runtime.server.reflection import Reflection
-from runtime.server.relay import Find, Relay, listen
+from runtime.server.relay import Find, Relay, share
 from runtime.server.secure import Secure
 from runtime.server.services import NAMES, SERVICES, Parts
 from runtime.server.settings import Settings
+from runtime.trust.custody import Custody
 from runtime.trust.files import Files
 from runtime.trust.material import Unusable
-from runtime.trust.trust import Trust
+from runtime.trust.trust import Source, Trust
 
 log = logging.getLogger(__name__)
 
@@ -95,6 +96,7 @@ async def serving(
     if api_implementation.Type() != "upb":
         log.warning("protobuf: is not compiled but pure Python, so the API is slow; mend the image")
     files = Files(settings.identity, settings.credentials)
+    source = _agent(settings) or files
     trust = Trust()
     going_down = asyncio.Event()
 
@@ -127,6 +129,7 @@ async def serving(
             gate=gate,
             streams=Streams(settings.logs, processes, wakeups),
             health=Health(),
+            custody=Custody(files, trust, settings.spiffe),
         )
         make = _maker(border, parts)
         server = make()
@@ -136,9 +139,9 @@ async def serving(
         await server.start()
         await parts.health.serve(NAMES)
         # Only now may anybody connect: before, they are refused at once, and try again.
-        _begin(trust, files, settings)
+        _begin(trust, source, settings)
         await secure.open()
-        listener = listen(settings.shared, settings.socket)
+        listener = share(settings.shared, settings.socket)
         where = " and ".join(filter(None, (secure.where, str(settings.socket))))
         with Relay(listener, settings.internal, callers, find) as relay:
 
@@ -154,7 +157,7 @@ async def serving(
                     owned = (
                         tasks.create_task(processes.run(connected.set)),
                         tasks.create_task(_announce(processes, connected, where, ready)),
-                        tasks.create_task(_follow(files, trust, wakeups, authenticator, ready)),
+                        tasks.create_task(_follow(source, trust, wakeups, authenticator, ready)),
                         tasks.create_task(secure.keep()),
                         tasks.create_task(_apply(cells, connected, settings)),
                         tasks.create_task(_settle(cells, connected)),
@@ -207,7 +210,7 @@ async def _announce(
 
 
 async def _follow(
-    files: Files,
+    source: Source,
     trust: Trust,
     wakeups: Wakeups,
     authenticator: Authenticator,
@@ -217,7 +220,7 @@ async def _follow(
     await ready.wait()
     if trust.current is not None:
         await authenticator.load()
-    await files.run(trust, wakeups)
+    await source.run(trust, wakeups)
 
 
 async def _live(processes: Processes, connected: asyncio.Event) -> None:
@@ -270,12 +273,23 @@ def _maker(border: Border, parts: Parts) -> Callable[[], aio.Server]:
     return make
 
 
-def _begin(trust: Trust, files: Files, settings: Settings) -> None:
+def _agent(settings: Settings) -> Source | None:
+    if not settings.spiffe:
+        return None
+    # Few nodes have one.
+    from runtime.trust.agent import Agent
+
+    return Agent(settings.spiffe)
+
+
+def _begin(trust: Trust, source: Source, settings: Settings) -> None:
     """What the node is known by at first; whether it is usable is found out later."""
     try:
-        trust.update(files.read())
+        trust.update(source.read())
     except Unusable as e:
-        if settings.credentials is not None:
+        if settings.spiffe:
+            log.info("%s", e)
+        elif settings.credentials is not None:
             log.error("%s. Until then the API is on the Unix socket only", e)
 
 

@@ -23,6 +23,8 @@ class Settings(NamedTuple):
     sets: tuple[Path, ...] = (CREDENTIALS / SET, Path("/etc/aurae/cells.json"))
     """Where a set of cells and executables may be that is applied at boot; the first counts."""
     initd: Path = Path("/run/aurae/initd.sock")
+    spiffe: str = ""
+    """Address of a SPIFFE agent that the node has its identity from, `unix:/PATH`."""
     disk: Path = Path("/var/lib/aurae")
     """Where what must outlive a boot goes, if a data disk is mounted there or above."""
 
@@ -101,6 +103,7 @@ class Settings(NamedTuple):
             listen=given.get("aurae.listen") or LISTEN,
             credentials=found,
             cgroups=Path(given["aurae.cgroups"]),
+            spiffe=given.get("aurae.spiffe", ""),
             sets=(*((found / SET,) if found else ()), Path("/etc/aurae/cells.json")),
         )
 
@@ -108,4 +111,8 @@ class Settings(NamedTuple):
     def from_cmdline(cls, cmdline: str) -> Self:
         """The last of a parameter counts, as with the kernel's own."""
         given = dict(word.partition("=")[::2] for word in cmdline.split())
-        return cls(listen=given.get("aurae.listen", LISTEN), log=given.get("aurae.log", "info"))
+        return cls(
+            listen=given.get("aurae.listen", LISTEN),
+            log=given.get("aurae.log", "info"),
+            spiffe=given.get("aurae.spiffe", ""),
+        )

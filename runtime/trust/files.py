@@ -2,14 +2,15 @@
 
 In the state folder are `node.crt`, `node.key`, `ca.crt`, `crl.pem` and, in `federated`, the file
 `TRUST-DOMAIN.crt` for each; an empty one hides the boot credential for that trust domain.
-A certificate and a key of another pair are put there as `next.crt` and `next.key`, the certificate
-last: from its moment on they count, and then they take the places of the old ones.
+Where a certificate is replaced together with its key or its roots, the new ones are put there as
+`next.crt`, `next.key` and `next.ca.crt`, the certificate last: from its moment on they count, and
+then they take the places of the old ones.
 """
 
 import asyncio
 import logging
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Final
 
@@ -65,15 +66,34 @@ class Files:
 
     async def run(self, trust: Trust, wakeups: Wakeups) -> None:
         """Have `trust` follow the files. What is unusable changes nothing, but at the start."""
-        await self._start(trust)
-        changed = asyncio.Event()
-        with ExitStack() as watches:
-            for folder in await asyncio.to_thread(lambda: list(self._folders())):
-                watches.enter_context(wakeups.on(folder, changed, CHANGES))
-            while True:
+        await asyncio.to_thread(self._begin)
+        changed, take = asyncio.Event(), self._start
+        while True:
+            with ExitStack() as watches:
+                # Folders may come, go and be replaced as well. Read only when they are watched.
+                for folder in await asyncio.to_thread(lambda: list(self._folders())):
+                    with suppress(FileNotFoundError):
+                        watches.enter_context(wakeups.on(folder, changed, CHANGES))
+                await take(trust)
+                take = self._follow
                 await changed.wait()
                 await self._settle(changed)
-                await self._follow(trust)
+
+    def finish(self) -> None:
+        """Let the next certificate, if there is one, take the place of the old."""
+        if not (self.state / "next.crt").exists():
+            return
+        for name in ("ca.crt", "node.key", "node.crt"):
+            fresh = self.state / f"next.{name}".replace("next.node.", "next.")
+            with suppress(FileNotFoundError):
+                fresh.rename(self.state / name)
+
+    def _begin(self) -> None:
+        self.state.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        try:
+            self.finish()
+        except OSError as e:
+            log.warning("%s: %s: the next certificate stays where it is", self.state, e.strerror)
 
     async def _start(self, trust: Trust) -> None:
         try:
@@ -88,6 +108,8 @@ class Files:
                 "%s: is not valid at this node's time; check the clock, or renew it",
                 found.names.certificate,
             )
+        else:
+            log.info("%s from %s: is good", found.identity, found.source)
         trust.update(found)
 
     async def _settle(self, changed: asyncio.Event) -> None:
@@ -170,6 +192,8 @@ class Files:
         return self._boot(CERTIFICATE), self._boot(KEY)
 
     def _part(self, own: str, boot: str, *, state: bool) -> Part:
+        if state and (self.state / "next.crt").exists() and (self.state / f"next.{own}").exists():
+            return self._own(f"next.{own}")
         if state and (self._credentials is None or (self.state / own).exists()):
             return self._own(own)
         return self._boot(boot)
@@ -201,12 +225,9 @@ class Files:
         return Part(self._credentials / name, f"credential {name}")
 
     def _folders(self) -> Iterator[Path]:
-        """What is watched. Those of the state are made."""
-        for folder in (self.state.parent, self.state, self.state / "federated"):
-            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        yield from (self.state, self.state / "federated")
-        if self._credentials is not None and self._credentials.is_dir():
-            yield self._credentials
+        """What is watched, as far as it is there."""
+        folders = (self.state.parent, self.state, self.state / "federated", self._credentials)
+        yield from (folder for folder in folders if folder is not None and folder.is_dir())
 
 
 def verify_others(found: Material) -> None:

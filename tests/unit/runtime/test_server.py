@@ -11,6 +11,7 @@ import pytest
 from aurae.auth.v0 import auth_pb2
 from aurae.cells.v0 import cells_pb2
 from aurae.discovery.v0 import discovery_pb2
+from aurae.identity.v0 import identity_pb2
 from aurae.node.v0 import node_pb2
 from aurae.observe.v0 import observe_pb2
 from google.protobuf.duration_pb2 import Duration
@@ -28,7 +29,7 @@ SERVING = health_pb2.HealthCheckResponse.SERVING
 NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
 Raw: TypeAlias = "grpc.UnaryUnaryMultiCallable[bytes, bytes]"
 RawStream: TypeAlias = "grpc.StreamStreamMultiCallable[bytes, bytes]"
-PROTOS = (auth_pb2, cells_pb2, discovery_pb2, node_pb2, observe_pb2)
+PROTOS = (auth_pb2, cells_pb2, discovery_pb2, identity_pb2, node_pb2, observe_pb2)
 
 
 def methods(descriptor: Any) -> set[str]:
