@@ -78,7 +78,7 @@ def _name(config: Config) -> str:
 def _refused(config: Config) -> str:
     return (
         f"is the node up? if it is, it may not accept {config.client_crt}, which must be an SVID "
-        "of its trust domain: aer pki show"
+        "of its trust domain: aer pki inspect"
     )
 
 
@@ -101,7 +101,7 @@ TROUBLES: Final = (
     Trouble(
         "CERTIFICATE_VERIFY_FAILED",
         "the node's certificate is not signed by your authority",
-        lambda c: f"is {c.ca_crt} of the node's trust domain? see aer pki show",
+        lambda c: f"is {c.ca_crt} of the node's trust domain? see aer pki inspect",
     ),
     Trouble(
         "WRONG_VERSION_NUMBER",
@@ -150,9 +150,7 @@ def _log(_: Config) -> str:
 HINTS: Final[dict[grpc.StatusCode, Hint]] = {
     grpc.StatusCode.DEADLINE_EXCEEDED: lambda _: "--timeout gives it longer",
     grpc.StatusCode.NOT_FOUND: lambda _: "aer cell list shows what there is",
-    grpc.StatusCode.PERMISSION_DENIED: lambda c: (
-        f"aer pki show {c.client_crt} says who you are" if c.client_crt else ""
-    ),
+    grpc.StatusCode.PERMISSION_DENIED: lambda _: "aer auth whoami says who you are and may do",
     grpc.StatusCode.UNAUTHENTICATED: lambda c: (
         f"aer pki show {c.client_crt} says until when it is valid" if c.client_crt else ""
     ),

@@ -1,6 +1,6 @@
 """How much of the node a caller sees: all of it, or one cell's subtree."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Final
@@ -31,6 +31,7 @@ class Scope(NamedTuple):
         if not self.tenant:
             return f"{self.cell}/{name}"
         if not self.holds(name):
+            _outside.get()(name)
             raise OutOfScope(f"cell {name}: does not exist; yours are {self.cell} and those in it")
         return name
 
@@ -56,6 +57,7 @@ class Scope(NamedTuple):
 NODE: Final = Scope()
 
 _current: ContextVar[Scope] = ContextVar("scope", default=NODE)
+_outside: ContextVar[Callable[[str], None]] = ContextVar("outside", default=lambda _name: None)
 
 
 def current() -> Scope:
@@ -64,10 +66,13 @@ def current() -> Scope:
 
 
 @contextmanager
-def entered(scope: Scope) -> Iterator[None]:
-    """Within the block, in this task and those it makes, `scope` is the current one."""
+def entered(scope: Scope, outside: Callable[[str], None] = lambda _name: None) -> Iterator[None]:
+    """Within the block, in this task and those it makes, `scope` is the current one. `outside` is
+    told of each name that lies outside of it."""
     token = _current.set(scope)
+    other = _outside.set(outside)
     try:
         yield
     finally:
+        _outside.reset(other)
         _current.reset(token)

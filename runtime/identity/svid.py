@@ -140,6 +140,26 @@ def private_key(pem: bytes) -> "PrivateKeyTypes":
         raise ValueError("not a private key in PEM, or a broken or encrypted one") from e
 
 
+def pem(certificate: "x509.Certificate") -> bytes:
+    from cryptography.hazmat.primitives.serialization import Encoding
+
+    return certificate.public_bytes(Encoding.PEM)
+
+
+def fingerprint(certificate: "x509.Certificate") -> str:
+    """SHA-256 of the certificate, in hexadecimal digits."""
+    from cryptography.hazmat.primitives import hashes
+
+    return certificate.fingerprint(hashes.SHA256()).hex()
+
+
+def key_fingerprint(key: "PublicKeyTypes") -> str:
+    """SHA-256 of a public key (SubjectPublicKeyInfo, DER), in hexadecimal digits."""
+    import hashlib
+
+    return hashlib.sha256(_public_bytes(key)).hexdigest()
+
+
 def _chain(pem: bytes) -> "list[x509.Certificate]":
     return certificates(pem, most=MAX_CHAIN, most_bytes=MAX_CHAIN_BYTES)
 
@@ -155,8 +175,8 @@ def _paths(
     """From the leaf over the chain, as far as it holds, to each anchor that signed its end."""
     found = []
     for length, certificate in enumerate(chain, start=1):
-        found += [[*chain[:length], each] for each in anchors if _issued(each, certificate)]
-        if length == len(chain) or not _issued(chain[length], certificate):
+        found += [[*chain[:length], each] for each in anchors if issued(each, certificate)]
+        if length == len(chain) or not issued(chain[length], certificate):
             break
     return found
 
@@ -178,7 +198,8 @@ def _check_path(
             crls.check(path[index - 1], signer)
 
 
-def _issued(issuer: "x509.Certificate", certificate: "x509.Certificate") -> bool:
+def issued(issuer: "x509.Certificate", certificate: "x509.Certificate") -> bool:
+    """Whether the names match and the signature is of the issuer's key, and nothing else."""
     from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 
     try:

@@ -94,22 +94,19 @@ class Policies:
                 self._take(Held(policy, _revision(text), Source.STORED))
             return _revision(text)
 
-    def forget_decisions(self) -> None:
-        """What they were made of has changed."""
+    def reconsider(self) -> None:
+        """The node's own trust domain may be another now: the default goes by it."""
+        if self._held is not None and self._held.source is Source.DEFAULT:
+            self._held = None
+            self._forget_decisions()
+
+    def _forget_decisions(self) -> None:
         self._decisions.clear()
         self.generation += 1
 
-    def renew(self) -> None:
-        """The node's own trust domain may be another: the default is for that one."""
-        held = self._held
-        if held is None or held.source is not Source.DEFAULT:
-            return
-        if model.default(self._trust_domain()) != held.policy:
-            self._take(self._read())
-
     def _take(self, held: Held) -> None:
         self._held = held
-        self.forget_decisions()
+        self._forget_decisions()
         self.on_change(held.policy)
         log.info("policy: revision %s holds, %d rules", held.revision, len(held.policy.rules))
 

@@ -15,13 +15,14 @@ from initd.errors import (
     InvalidArgument,
     PermissionDenied,
     ResourceExhausted,
+    Unauthenticated,
     Unavailable,
 )
 from initd.processes.model import How
 from runtime import scope
 from runtime.policy.gate import Asking, Gate, scope_of
 from runtime.policy.model import Decision
-from runtime.scope import OutOfScope, Scope
+from runtime.scope import Scope
 from runtime.server import errors
 from runtime.server.callers import Caller, Callers, called_by
 
@@ -115,12 +116,12 @@ class _Crossing:
     async def identify(
         self, callers: Callers, authentication: Mapping[str, Iterable[bytes]]
     ) -> None:
-        """Raises PermissionDenied, or Unauthenticated."""
+        """Raises Unauthenticated and PermissionDenied."""
         try:
             self.caller = await callers.check(self._peer, authentication)
         except AuraedError as e:
-            claimed = [uri.decode(errors="replace") for uri in authentication.get("peer_uri", ())]
-            who = " ".join(claimed)[:MAX_MESSAGE] or "unknown"
+            claimed = e.claimed if isinstance(e, Unauthenticated) else ""
+            who = claimed[:MAX_MESSAGE] or "unknown"
             self._record(who, Decision(allowed=False, rule="identity", reason=str(e)))
             raise
 
@@ -135,8 +136,8 @@ class _Crossing:
         return scope_of(self._asking, decision)
 
     def check(self) -> None:
-        """Decide anew where the policy has changed. Raises PermissionDenied, or Unauthenticated."""
-        self.caller.check()
+        """Once more, where something has changed. Raises Unauthenticated and PermissionDenied."""
+        self._check_identity()
         if self._generation == self._gate.policies.generation:
             return
         self._generation = self._gate.policies.generation
@@ -147,9 +148,17 @@ class _Crossing:
         self._record(self.caller.who, decision)
         raise PermissionDenied(self._refusal(decision))
 
-    def record_outside(self) -> None:
-        """It named what is no part of what it sees."""
-        reason = "what it names lies outside of its own"
+    def _check_identity(self) -> None:
+        try:
+            self.caller.check()
+        except Unauthenticated as e:
+            decision = Decision(allowed=False, rule="identity", reason=str(e))
+            self._record(self.caller.who, decision)
+            raise
+
+    def record_outside(self, name: str) -> None:
+        """It named a cell that is no part of what it sees."""
+        reason = f"cell {name} lies outside of its own"
         self._record(self.caller.who, self._decision._replace(allowed=False, reason=reason))
 
     def _refusal(self, decision: Decision) -> str:
@@ -249,8 +258,10 @@ class Border(aio.ServerInterceptor):
         )
 
         async def unary(request: Any, context: Context) -> Any:
-            async with self._crossing(method, context, request):
-                return await behaviour(_readable(request), context)
+            async with self._crossing(method, context, request) as check:
+                answer = await behaviour(_readable(request), context)
+                check()
+                return answer
 
         async def stream(request: Any, context: Context) -> None:
             async with self._crossing(method, context, request, streaming=True) as check:
@@ -286,25 +297,14 @@ class Border(aio.ServerInterceptor):
         self._calls += 1
         self._idle.clear()
         bound = asyncio.timeout(limit)
-        crossing = _Crossing(self._gate, self._record, method, request, context.peer())
         try:
-            await crossing.identify(self._callers, context.auth_context() or {})
-            if self._draining and method not in ALWAYS:
-                raise Unavailable(STOPPING)
-            if self._down is not None and method not in LOOKING:
-                raise Unavailable(f"node: goes down ({self._down.value}), it takes nothing new")
-            seen = crossing.admit()
-            caller = crossing.caller
-            with called_by(caller), self._counted(caller, seen), scope.entered(seen):
-                async with bound:
-                    if limit is None:
-                        self._unlimited.add(bound)
-                    yield crossing.check
+            async with self._admitted(method, context, request) as check, bound:
+                if limit is None:
+                    self._unlimited.add(bound)
+                yield check
         except aio.AbortError:
             raise
         except Exception as e:
-            if isinstance(e, OutOfScope):
-                crossing.record_outside()
             if isinstance(e, TimeoutError) and bound.expired():
                 code, message = self._expired(method)
             else:
@@ -315,6 +315,26 @@ class Border(aio.ServerInterceptor):
             self._calls -= 1
             if not self._calls:
                 self._idle.set()
+
+    @asynccontextmanager
+    async def _admitted(
+        self, method: str, context: Context, request: Any
+    ) -> AsyncIterator[Callable[[], None]]:
+        """Within the block the call is its caller's, and sees what that may."""
+        crossing = _Crossing(self._gate, self._record, method, request, context.peer())
+        await crossing.identify(self._callers, context.auth_context() or {})
+        if self._draining and method not in ALWAYS:
+            raise Unavailable(STOPPING)
+        if self._down is not None and method not in LOOKING:
+            raise Unavailable(f"node: goes down ({self._down.value}), it takes nothing new")
+        seen = crossing.admit()
+        caller = crossing.caller
+        with (
+            called_by(caller),
+            self._counted(caller, seen),
+            scope.entered(seen, crossing.record_outside),
+        ):
+            yield crossing.check
 
     @contextmanager
     def _counted(self, caller: Caller, seen: Scope) -> Iterator[None]:

@@ -28,11 +28,11 @@ class Caller(NamedTuple):
     who: str
     """What it is called in decisions: a SPIFFE ID, `cell:NAME` or `uid:NUMBER`."""
     identity: Identity | None = None
-    """None: it came by the node's own socket, without a certificate."""
+    """Of a caller with a certificate."""
 
     @property
     def id(self) -> SpiffeId | None:
-        return self.identity.id if self.identity is not None else None
+        return None if self.identity is None else self.identity.id
 
     def check(self) -> None:
         """Raises Unauthenticated once the caller's certificate is no longer good."""

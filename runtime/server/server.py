@@ -5,7 +5,7 @@ import logging
 import os
 import signal
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, closing, contextmanager
 from typing import Any, Final
 
 from google.protobuf.internal import api_implementation
@@ -38,6 +38,7 @@ from runtime.server.relay import Find, Relay, share
 from runtime.server.secure import Secure
 from runtime.server.services import NAMES, SERVICES, Parts
 from runtime.server.settings import Settings
+from runtime.server.workloads import WorkloadApi
 from runtime.trust.custody import Custody
 from runtime.trust.files import Files
 from runtime.trust.material import Unusable
@@ -116,7 +117,7 @@ async def serving(
     authenticator = Authenticator(trust)
     callers = Callers(authenticator, cells)
     policies = Policies(settings.policy, settings.boot_policy, trust.domain)
-    trust.listen(lambda _: policies.renew())
+    trust.listen(lambda _: policies.reconsider())
     tenants = _tenants(cells, policies)
     gate = Gate(policies)
     border = Border(callers, gate, _record)
@@ -143,13 +144,17 @@ async def serving(
         await secure.open()
         listener = share(settings.shared, settings.socket)
         where = " and ".join(filter(None, (secure.where, str(settings.socket))))
-        with Relay(listener, settings.internal, callers, find) as relay:
+        with (
+            closing(WorkloadApi(settings, callers, find)) as workloads,
+            Relay(listener, settings.internal, callers, find) as relay,
+        ):
 
-            def drop(cell: str) -> None:
+            def removed(cell: str) -> None:
                 relay.drop(cell)
                 secure.drop(cell)
+                workloads.drop(cell)
 
-            cells.on_removed = drop
+            cells.on_removed = removed
             log.info("serving on %s", where)
             try:
                 async with asyncio.TaskGroup() as tasks:
@@ -159,6 +164,7 @@ async def serving(
                         tasks.create_task(_announce(processes, connected, where, ready)),
                         tasks.create_task(_follow(source, trust, wakeups, authenticator, ready)),
                         tasks.create_task(secure.keep()),
+                        tasks.create_task(workloads.run(ready)),
                         tasks.create_task(_apply(cells, connected, settings)),
                         tasks.create_task(_settle(cells, connected)),
                         tasks.create_task(_live(processes, connected)),

@@ -9,6 +9,9 @@ CREDENTIALS: Final = Path("/run/credentials/@system")
 SET: Final = "aurae.cells.json"
 POLICY: Final = "aurae.policy.json"
 LISTEN: Final = "[::]:8080"
+SVID_LIFE: Final = 3600.0
+# What may be asked for: less would be over before it is used, more could not be waited for.
+SVID_LIVES: Final = (5.0, 7 * 86400.0)
 
 
 class Settings(NamedTuple):
@@ -25,6 +28,8 @@ class Settings(NamedTuple):
     initd: Path = Path("/run/aurae/initd.sock")
     spiffe: str = ""
     """Address of a SPIFFE agent that the node has its identity from, `unix:/PATH`."""
+    svid_life: float = SVID_LIFE
+    """Seconds that an X.509-SVID of a workload is valid."""
     disk: Path = Path("/var/lib/aurae")
     """Where what must outlive a boot goes, if a data disk is mounted there or above."""
 
@@ -50,6 +55,11 @@ class Settings(NamedTuple):
         return self.run / "aurae-tls.sock"
 
     @property
+    def workload_socket(self) -> Path:
+        """The SPIFFE Workload API's name, in the same way."""
+        return self.run / "spiffe.sock"
+
+    @property
     def shared(self) -> Path:
         """What an isolated cell has as its own `run`."""
         return self.run / "shared"
@@ -60,10 +70,6 @@ class Settings(NamedTuple):
         return self.run / "runtime" / "grpc.sock"
 
     @property
-    def internal_tls(self) -> Path:
-        return self.run / "runtime" / "tls.sock"
-
-    @property
     def policy(self) -> Path:
         """What SetPolicy stores."""
         return self.state / "policy.json"
@@ -72,6 +78,20 @@ class Settings(NamedTuple):
     def boot_policy(self) -> Path | None:
         """The policy that the node was given at boot."""
         return self.credentials / POLICY if self.credentials else None
+
+    @property
+    def internal_tls(self) -> Path:
+        return self.run / "runtime" / "tls.sock"
+
+    @property
+    def workload_internal(self) -> Path:
+        """The socket of gRPC's server for the Workload API."""
+        return self.internal.with_name("workload.sock")
+
+    @property
+    def token_keys(self) -> Path:
+        """Public keys of tokens that the runtime has signed since boot."""
+        return self.internal.with_name("token-keys.json")
 
     @property
     def applied(self) -> Path:
@@ -115,4 +135,11 @@ class Settings(NamedTuple):
             listen=given.get("aurae.listen", LISTEN),
             log=given.get("aurae.log", "info"),
             spiffe=given.get("aurae.spiffe", ""),
+            svid_life=_svid_life(given.get("aurae.svid-life", "")),
         )
+
+
+def _svid_life(text: str) -> float:
+    """What is no number of seconds counts as not given."""
+    least, most = SVID_LIVES
+    return min(max(float(text), least), most) if text.isascii() and text.isdigit() else SVID_LIFE

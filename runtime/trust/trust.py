@@ -20,8 +20,8 @@ class Trust:
         self._listeners: list[Listener] = []
 
     def domain(self) -> str | None:
-        """The node's own trust domain."""
-        return self.current.identity.trust_domain if self.current is not None else None
+        """The node's own trust domain; None where it has no identity."""
+        return None if self.current is None else self.current.identity.trust_domain
 
     def listen(self, listener: Listener) -> None:
         """Call `listener` after each change, on the event loop."""

@@ -50,6 +50,11 @@ def node_svid(signer: Pair) -> Pair:
     return issue(signer, f"spiffe://{TRUST_DOMAIN}/node/one", dns_name=SERVER_NAME)
 
 
+def node_authority(signer: Pair, name: str = "one", *, validity: timedelta = DAY) -> Pair:
+    key = authority.make_key(KeyType.ECDSA_P256)
+    return authority.make_intermediate(signer, key, name, validity=validity)
+
+
 def forge(signer: Pair, *uris: str, expired: bool = False) -> Pair:
     """A certificate with any number of URIs, of any content."""
     now = datetime.now(UTC)

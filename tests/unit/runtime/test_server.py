@@ -84,7 +84,9 @@ def test_anybody_may_connect_to_the_unix_socket_and_nobody_to_grpcs_own(node: No
     assert stat.S_ISSOCK(shared.stat().st_mode)
     assert stat.S_IMODE(shared.stat().st_mode) == 0o666
     assert stat.S_IMODE((node.folder / "runtime").stat().st_mode) == 0o700
-    assert [entry.name for entry in (node.folder / "shared").iterdir()] == ["aurae.sock"]
+    shared_with_cells = sorted(entry.name for entry in (node.folder / "shared").iterdir())
+    assert shared_with_cells == ["aurae.sock", "spiffe.sock"]
+    assert (node.folder / "spiffe.sock").readlink() == Path("shared/spiffe.sock")
 
 
 def test_an_unknown_method_is_unimplemented(node: Node) -> None:

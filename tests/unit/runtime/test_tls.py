@@ -85,11 +85,11 @@ def test_no_certificate_or_a_strange_or_expired_one_ends_in_tls(port: Port) -> N
         "spiffe://example.org/persona/ann",
     ],
 )
-def test_a_caller_whom_no_rule_lets_in_is_told(port: Port, uri: str) -> None:
+def test_a_caller_whom_no_rule_matches_is_told_so(port: Port, uri: str) -> None:
     code, message = port.refusal(forge(port.signer, uri))
     assert code is StatusCode.PERMISSION_DENIED
     assert uri in message
-    assert "no rule of the node's policy" in message
+    assert "no rule of the node's policy matches" in message
 
 
 @pytest.mark.parametrize(
