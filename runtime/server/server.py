@@ -14,6 +14,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from initd import headstart
 from initd.errors import AuraedError, Unavailable
+from initd.linux import clock
 from initd.processes.model import How
 from initd.values import NamedTuple
 from runtime import scope
@@ -96,7 +97,8 @@ async def serving(
     """Serve within the block; drain at its end. `find` tells who connects to the Unix socket."""
     if api_implementation.Type() != "upb":
         log.warning("protobuf: is not compiled but pure Python, so the API is slow; mend the image")
-    files = Files(settings.identity, settings.credentials)
+    set_clock = clock.set_system if settings.owns_clock else None
+    files = Files(settings.identity, settings.credentials, set_clock)
     source = _agent(settings) or files
     trust = Trust()
     going_down = asyncio.Event()

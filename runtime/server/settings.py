@@ -30,6 +30,8 @@ class Settings(NamedTuple):
     """Address of a SPIFFE agent that the node has its identity from, `unix:/PATH`."""
     svid_life: float = SVID_LIFE
     """Seconds that an X.509-SVID of a workload is valid."""
+    owns_clock: bool = False
+    """The clock is the node's to set: on a machine, and in no container."""
     disk: Path = Path("/var/lib/aurae")
     """Where what must outlive a boot goes, if a data disk is mounted there or above."""
 
@@ -135,6 +137,7 @@ class Settings(NamedTuple):
             listen=given.get("aurae.listen", LISTEN),
             log=given.get("aurae.log", "info"),
             spiffe=given.get("aurae.spiffe", ""),
+            owns_clock=True,
             svid_life=_svid_life(given.get("aurae.svid-life", "")),
         )
 

@@ -11,6 +11,7 @@ import asyncio
 import logging
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, suppress
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
@@ -47,11 +48,18 @@ class Part(NamedTuple):
 
 
 class Files:
-    """`credentials` is the folder of the boot credentials, if there is one."""
+    """`credentials` is the folder of the boot credentials, if there is one. `set_clock` is given
+    where the clock is the node's own to set, in seconds since the epoch."""
 
-    def __init__(self, state: Path, credentials: Path | None) -> None:
+    def __init__(
+        self,
+        state: Path,
+        credentials: Path | None,
+        set_clock: Callable[[float], None] | None = None,
+    ) -> None:
         self.state = state
         self._credentials = credentials
+        self._set_clock = set_clock
 
     def read(self) -> Material:
         """Well formed material, read with little effort. Raises Unusable."""
@@ -103,7 +111,7 @@ class Files:
                 log.error("%s. Until then callers with certificates are refused", e)
             trust.update(None)
             return
-        if expired:
+        if expired and not self._mend_clock(found):
             log.warning(
                 "%s: is not valid at this node's time; check the clock, or renew it",
                 found.names.certificate,
@@ -111,6 +119,28 @@ class Files:
         else:
             log.info("%s from %s: is good", found.identity, found.source)
         trust.update(found)
+
+    def _mend_clock(self, found: Material) -> bool:
+        """Whether it is right enough now: a certificate that the node's own authority has signed
+        proves that its first moment has passed. A machine without a clock boots years before."""
+        from runtime.identity import svid
+
+        begins = svid.parse(found.certificate).not_before
+        now = datetime.now(UTC)
+        if self._set_clock is None or now >= begins:
+            return False
+        try:
+            self._set_clock(begins.timestamp())
+        except OSError as e:
+            log.error("clock: cannot be set: %s", e.strerror)
+            return False
+        log.warning(
+            "clock: said %s, before the node's certificate begins; is set to %s. Set it right: "
+            "whose certificate begins later is refused until then",
+            f"{now:%Y-%m-%d %H:%M}",
+            f"{begins:%Y-%m-%d %H:%M}",
+        )
+        return True
 
     async def _settle(self, changed: asyncio.Event) -> None:
         try:
@@ -124,7 +154,7 @@ class Files:
     async def _follow(self, trust: Trust) -> None:
         try:
             found, expired = await asyncio.to_thread(self._load_new)
-            if expired and trust.current is not None:
+            if expired and trust.current is not None and not self._mend_clock(found):
                 raise Unusable(
                     f"{found.names.certificate}: is not valid at this node's time; renew it, or "
                     "check the clock"

@@ -1,6 +1,8 @@
 """What the node finds in its credentials and in its state, and what it says of them."""
 
+import errno
 import logging
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -103,6 +105,39 @@ def test_an_expired_certificate_is_used_all_the_same(folder: Path, signer: Pair)
     write(folder, old, signer.certificate)
     found, expired = load(folder)
     assert (str(found.identity), expired) == ("spiffe://example.org/node/one", True)
+
+
+def test_a_clock_before_the_certificate_is_set_to_its_first_moment(
+    tmp_path: Path, signer: Pair
+) -> None:
+    """A machine whose clock does not run boots with the date of its image, and is not locked out:
+    TLS would refuse all who were issued later than that."""
+    soon = datetime.now(UTC) + 3 * DAY
+    node = authority.issue(
+        signer,
+        SpiffeId.parse("spiffe://example.org/node/one"),
+        authority.make_key(KeyType.ECDSA_P256),
+        validity=DAY,
+        now=soon,
+    )
+    folder = write(tmp_path / "credentials", node, signer.certificate)
+    times: list[float] = []
+    for set_clock, told in ((times.append, True), (None, False), (refuse, False)):
+        files = Files(tmp_path / "identity", folder, set_clock)
+        found, expired = files.load()
+        assert expired
+        assert files._mend_clock(found) is told
+    assert times == [(soon - authority.BACKDATED).replace(microsecond=0).timestamp()]
+
+
+def refuse(_: float) -> None:
+    raise PermissionError(errno.EPERM, "not permitted")
+
+
+def test_an_expired_certificate_sets_no_clock(folder: Path, signer: Pair) -> None:
+    write(folder, forge(signer, "spiffe://example.org/node/one", expired=True), signer.certificate)
+    files = Files(folder.parent / "identity", folder, refuse)
+    assert not files._mend_clock(files.load()[0])
 
 
 def test_a_certificate_needs_exactly_one_uri(folder: Path, signer: Pair) -> None:
