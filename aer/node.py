@@ -1,11 +1,11 @@
-"""`aer node`: the commands of NodeService and ClaimService."""
+"""`aer node`: the commands of NodeService, ClaimService and IdentityService."""
 
 import time
 from collections.abc import Iterator
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Final
 
-from aer import output, parse
+from aer import identity, output, parse
 from aer.command import Argument, Call, Command
 from aer.errors import AerError, UsageError
 
@@ -302,4 +302,5 @@ COMMANDS: Final = (
         arguments=(_ADDRESS, _FINGERPRINT),
         fixed=_SECRET,
     ),
+    *identity.COMMANDS,
 )

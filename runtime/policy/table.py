@@ -17,6 +17,8 @@ class Permission(StrEnum):
     NODE_OBSERVE = "node.observe"
     NODE_CONTROL = "node.control"
     AUDIT_READ = "audit.read"
+    IDENTITY_READ = "identity.read"
+    IDENTITY_WRITE = "identity.write"
     POLICY_READ = "policy.read"
     POLICY_WRITE = "policy.write"
 
@@ -48,6 +50,10 @@ TABLE: Final[Mapping[str, Permission]] = {
     "/aurae.cells.v0.CellService/Wait": Permission.CELLS_READ,
     "/aurae.cells.v0.CellService/Watch": Permission.CELLS_READ,
     "/aurae.discovery.v0.DiscoveryService/Discover": Permission.NODE_READ,
+    "/aurae.identity.v0.IdentityService/GetIdentity": Permission.IDENTITY_READ,
+    "/aurae.identity.v0.IdentityService/GetSigningRequest": Permission.IDENTITY_WRITE,
+    "/aurae.identity.v0.IdentityService/SetCertificate": Permission.IDENTITY_WRITE,
+    "/aurae.identity.v0.IdentityService/SetTrust": Permission.IDENTITY_WRITE,
     "/aurae.node.v0.NodeService/ReloadDaemon": Permission.NODE_CONTROL,
     "/aurae.node.v0.NodeService/Shutdown": Permission.NODE_CONTROL,
     "/aurae.observe.v0.ObserveService/GetAuraeDaemonLogStream": Permission.NODE_OBSERVE,
@@ -77,6 +83,7 @@ _READS: Final = frozenset(
         Permission.LOGS_READ,
         Permission.NODE_OBSERVE,
         Permission.AUDIT_READ,
+        Permission.IDENTITY_READ,
         Permission.POLICY_READ,
     }
 )

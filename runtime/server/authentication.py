@@ -12,9 +12,11 @@ from typing import TYPE_CHECKING, Final
 
 from initd.errors import Unauthenticated
 from runtime.identity.spiffe import SpiffeId
+from runtime.trust.material import Material
 from runtime.trust.trust import Trust
 
 if TYPE_CHECKING:
+    from runtime.identity.revocation import Revocations
     from runtime.identity.svid import Svid
 
 # Verdicts that are kept. A certificate costs a caller a handshake, and us this much memory: 4 KiB.
@@ -56,6 +58,8 @@ class Authenticator:
         self.now = now
         self._known: dict[bytes, Identity] = {}
         self._loaded = False
+        self._revoked: tuple[bytes, Revocations] | None = None
+        """The lists that were read last, and from what: there may be many."""
 
     async def load(self) -> None:
         """Import what verifying needs, without holding anybody else up. Once more does no harm."""
@@ -86,7 +90,8 @@ class Authenticator:
             svid = self._svid(chain)
         except ValueError as e:
             self._known.pop(chain, None)
-            raise Unauthenticated(f"caller: {e}", claimed) from e
+            who = f"caller {claimed}" if claimed else "caller"
+            raise Unauthenticated(f"{who}: {e}", claimed) from e
         until = min(svid.not_after.timestamp(), self.now() + AGAIN)
         identity = Identity(self, chain, svid.id, until)
         if len(self._known) >= MOST:
@@ -96,7 +101,6 @@ class Authenticator:
 
     def _svid(self, chain: bytes) -> "Svid":
         from runtime.identity import svid
-        from runtime.trust import usable
 
         material = self.trust.current
         if material is None:
@@ -110,7 +114,14 @@ class Authenticator:
                 f"{own}: this node does not know its trust domain; `aer node trust set` makes it "
                 "known"
             )
-        return usable.verify_peer(chain, bundle, material.crls)
+        return svid.verify(chain, bundle, crls=self._revocations(material))
+
+    def _revocations(self, material: Material) -> "Revocations":
+        from runtime.identity.revocation import Revocations
+
+        if self._revoked is None or self._revoked[0] is not material.crls:
+            self._revoked = material.crls, Revocations.parse(material.crls)
+        return self._revoked[1]
 
 
 def _load() -> None:

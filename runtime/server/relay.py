@@ -50,14 +50,24 @@ class Known(Protocol):
     def leave(self, address: str) -> None: ...
 
 
-def listen(shared: Path, name: Path) -> socket.socket:
-    """A listening socket in `shared`, a folder that cells can have, to which `name` leads.
-    Everybody may connect.
+def share(shared: Path, link: Path) -> socket.socket:
+    """A listening socket that callers connect to: in a folder that cells can have, and as `link`,
+    the folder's neighbour."""
+    listener = listen(shared / link.name)
+    fresh = link.with_name(f".{link.name}")
+    fresh.unlink(missing_ok=True)
+    fresh.symlink_to(Path(shared.name, link.name))
+    fresh.rename(link)
+    return listener
+
+
+def listen(path: Path) -> socket.socket:
+    """A listening socket at `path`, where another's may be already. Everybody may connect.
 
     An earlier one's file stays until ours takes its place, so there is no moment without a file.
     """
-    shared.mkdir(mode=0o755, parents=True, exist_ok=True)
-    fresh = shared / f".{name.name}"
+    path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+    fresh = path.with_name(f".{path.name}")
     fresh.unlink(missing_ok=True)
     listener = socket.socket(socket.AF_UNIX)
     try:
@@ -65,14 +75,10 @@ def listen(shared: Path, name: Path) -> socket.socket:
         listener.bind(str(fresh))
         fresh.chmod(0o666)
         listener.listen(BACKLOG)
-        fresh.rename(shared / name.name)
+        fresh.rename(path)
     except BaseException:
         listener.close()
         raise
-    link = name.with_name(f".{name.name}")
-    link.unlink(missing_ok=True)
-    link.symlink_to(Path(shared.name, name.name))
-    link.rename(name)
     return listener
 
 

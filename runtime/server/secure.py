@@ -13,7 +13,7 @@ import grpc
 from grpc import aio
 
 from runtime.server.callers import Callers
-from runtime.server.relay import Find, Relay, listen
+from runtime.server.relay import Find, Relay, share
 from runtime.server.settings import Settings
 from runtime.trust.material import Material, Unusable
 from runtime.trust.trust import Trust
@@ -72,7 +72,7 @@ class Secure:
         await server.start()
         self._server, self.port = server, port
         self._relay = Relay(
-            listen(self._settings.shared, self._settings.tls_socket),
+            share(self._settings.shared, self._settings.tls_socket),
             self._settings.internal_tls,
             self._callers,
             self._find,
@@ -107,7 +107,7 @@ class Secure:
     def _listen(self, server: aio.Server, material: Material) -> int | None:
         """Raises RuntimeError: gRPC does not say why."""
         server.add_secure_port(f"unix:{self._settings.internal_tls}", self._credentials(material))
-        if self._settings.credentials is None:
+        if self._settings.credentials is None and not self._settings.spiffe:
             return None
         return server.add_secure_port(self._settings.listen, self._credentials(material))
 

@@ -15,6 +15,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from initd import headstart
 from initd.errors import AuraedError, Unavailable
+from initd.linux import clock
 from initd.processes.model import How
 from initd.values import NamedTuple
 from runtime import scope
@@ -36,14 +37,15 @@ from runtime.server.callers import Callers
 from runtime.server.health import Health
 from runtime.server.reflection import SERVICE as REFLECTION
 from runtime.server.reflection import Reflection
-from runtime.server.relay import Find, Relay, listen
+from runtime.server.relay import Find, Relay, share
 from runtime.server.secure import Secure
 from runtime.server.services import NAMES, SERVICES, Parts
 from runtime.server.settings import Settings
 from runtime.server.workloads import WorkloadApi
+from runtime.trust.custody import Custody
 from runtime.trust.files import Files
 from runtime.trust.material import Unusable
-from runtime.trust.trust import Trust
+from runtime.trust.trust import Source, Trust
 
 log = logging.getLogger(__name__)
 
@@ -97,8 +99,10 @@ async def serving(
     """Serve within the block; drain at its end. `find` tells who connects to the Unix socket."""
     if api_implementation.Type() != "upb":
         log.warning("protobuf: is not compiled but pure Python, so the API is slow; mend the image")
-    files = Files(settings.identity, settings.credentials)
-    unclaimed = settings.claimable and not files.any()
+    set_clock = clock.set_system if settings.owns_clock else None
+    files = Files(settings.identity, settings.credentials, set_clock)
+    unclaimed = settings.claimable and not settings.spiffe and not files.any()
+    source = _agent(settings) or files
     trust = Trust()
     going_down = asyncio.Event()
 
@@ -133,6 +137,7 @@ async def serving(
             streams=Streams(settings.logs, processes, wakeups),
             health=Health(),
             audit=audit,
+            custody=Custody(files, trust, settings.spiffe),
         )
         make = _maker(border, parts)
         server = make()
@@ -142,9 +147,9 @@ async def serving(
         await server.start()
         await parts.health.serve(NAMES)
         # Only now may anybody connect: before, they are refused at once, and try again.
-        _begin(trust, files, settings, unclaimed=unclaimed)
+        _begin(trust, source, settings, unclaimed=unclaimed)
         await secure.open()
-        listener = listen(settings.shared, settings.socket)
+        listener = share(settings.shared, settings.socket)
         where = " and ".join(filter(None, (secure.where, str(settings.socket))))
         with (
             closing(WorkloadApi(settings, callers, find)) as workloads,
@@ -167,7 +172,7 @@ async def serving(
                         tasks.create_task(_offer(settings, ready))
                         if unclaimed
                         else tasks.create_task(
-                            _follow(files, trust, wakeups, authenticator, ready)
+                            _follow(source, trust, wakeups, authenticator, ready)
                         ),
                         tasks.create_task(secure.keep()),
                         tasks.create_task(workloads.run(ready)),
@@ -234,7 +239,7 @@ async def _offer(settings: Settings, ready: asyncio.Event) -> None:
 
 
 async def _follow(
-    files: Files,
+    source: Source,
     trust: Trust,
     wakeups: Wakeups,
     authenticator: Authenticator,
@@ -244,7 +249,7 @@ async def _follow(
     await ready.wait()
     if trust.current is not None:
         await authenticator.load()
-    await files.run(trust, wakeups)
+    await source.run(trust, wakeups)
 
 
 async def _live(processes: Processes, connected: asyncio.Event) -> None:
@@ -308,15 +313,26 @@ def _maker(border: Border, parts: Parts) -> Callable[[], aio.Server]:
     return make
 
 
-def _begin(trust: Trust, files: Files, settings: Settings, *, unclaimed: bool) -> None:
+def _agent(settings: Settings) -> Source | None:
+    if not settings.spiffe:
+        return None
+    # Few nodes have one.
+    from runtime.trust.agent import Agent
+
+    return Agent(settings.spiffe)
+
+
+def _begin(trust: Trust, source: Source, settings: Settings, *, unclaimed: bool) -> None:
     """What the node is known by at first; whether it is usable is found out later."""
     if unclaimed:
         log.info("nobody has claimed this node: until then its API is on the Unix socket only")
         return
     try:
-        trust.update(files.read())
+        trust.update(source.read())
     except Unusable as e:
-        if settings.credentials is not None:
+        if settings.spiffe:
+            log.info("%s", e)
+        elif settings.credentials is not None:
             log.error("%s. Until then the API is on the Unix socket only", e)
 
 

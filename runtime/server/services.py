@@ -7,6 +7,7 @@ from aurae.audit.v0 import audit_pb2_grpc
 from aurae.auth.v0 import auth_pb2_grpc
 from aurae.cells.v0 import cells_pb2_grpc
 from aurae.discovery.v0 import discovery_pb2_grpc
+from aurae.identity.v0 import identity_pb2_grpc
 from aurae.node.v0 import node_pb2_grpc
 from aurae.observe.v0 import observe_pb2_grpc
 from grpc import aio
@@ -25,6 +26,8 @@ from runtime.policy.gate import Gate
 from runtime.policy.service import AuthService
 from runtime.processes import Processes
 from runtime.server.health import Health
+from runtime.trust.custody import Custody
+from runtime.trust.service import IdentityService
 
 
 class Parts(NamedTuple):
@@ -38,6 +41,7 @@ class Parts(NamedTuple):
     streams: Streams
     health: Health
     audit: AuditLog
+    custody: Custody
 
 
 class Service(NamedTuple):
@@ -68,6 +72,11 @@ SERVICES: Final = (
         "aurae.discovery.v0.DiscoveryService",
         lambda parts: DiscoveryService(parts.version, lambda: parts.health.serving),
         discovery_pb2_grpc.add_DiscoveryServiceServicer_to_server,
+    ),
+    Service(
+        "aurae.identity.v0.IdentityService",
+        lambda parts: IdentityService(parts.custody),
+        identity_pb2_grpc.add_IdentityServiceServicer_to_server,
     ),
     Service(
         "aurae.node.v0.NodeService",

@@ -26,8 +26,12 @@ class Settings(NamedTuple):
     sets: tuple[Path, ...] = (CREDENTIALS / SET, Path("/etc/aurae/cells.json"))
     """Where a set of cells and executables may be that is applied at boot; the first counts."""
     initd: Path = Path("/run/aurae/initd.sock")
+    spiffe: str = ""
+    """Address of a SPIFFE agent that the node has its identity from, `unix:/PATH`."""
     svid_life: float = SVID_LIFE
     """Seconds that an X.509-SVID of a workload is valid."""
+    owns_clock: bool = False
+    """The clock is the node's to set: on a machine, and in no container."""
     disk: Path = Path("/var/lib/aurae")
     """Where what must outlive a boot goes, if a data disk is mounted there or above."""
     claimable: bool = False
@@ -128,6 +132,7 @@ class Settings(NamedTuple):
             listen=given.get("aurae.listen") or LISTEN,
             credentials=found,
             cgroups=Path(given["aurae.cgroups"]),
+            spiffe=given.get("aurae.spiffe", ""),
             sets=(*((found / SET,) if found else ()), Path("/etc/aurae/cells.json")),
         )
 
@@ -138,6 +143,8 @@ class Settings(NamedTuple):
         return cls(
             listen=given.get("aurae.listen", LISTEN),
             log=given.get("aurae.log", "info"),
+            spiffe=given.get("aurae.spiffe", ""),
+            owns_clock=True,
             svid_life=_svid_life(given.get("aurae.svid-life", "")),
             claimable=True,
         )

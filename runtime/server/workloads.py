@@ -22,7 +22,7 @@ from runtime.scope import Scope
 from runtime.server import errors
 from runtime.server.callers import Caller, Callers
 from runtime.server.peers import Peer
-from runtime.server.relay import Find, Relay, listen
+from runtime.server.relay import Find, Relay, share
 from runtime.server.settings import Settings
 
 if TYPE_CHECKING:
@@ -159,7 +159,7 @@ class WorkloadApi:
         self._settings = settings
         self._find = find
         self._workloads = Workloads(callers)
-        self._listener = listen(settings.shared, settings.workload_socket)
+        self._listener = share(settings.shared, settings.workload_socket)
         self._relay: Relay | None = None
         self._identities: Identities | None = None
 

@@ -2,15 +2,17 @@
 
 In the state folder are `node.crt`, `node.key`, `ca.crt`, `crl.pem` and, in `federated`, the file
 `TRUST-DOMAIN.crt` for each; an empty one hides the boot credential for that trust domain.
-A certificate and a key of another pair are put there as `next.crt` and `next.key`, the certificate
-last: from its moment on they count, and then they take the places of the old ones.
+Where a certificate is replaced together with its key or its roots, the new ones are put there as
+`next.crt`, `next.key` and `next.ca.crt`, the certificate last: from its moment on they count, and
+then they take the places of the old ones.
 """
 
 import asyncio
 import logging
 import os
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
@@ -47,11 +49,18 @@ class Part(NamedTuple):
 
 
 class Files:
-    """`credentials` is the folder of the boot credentials, if there is one."""
+    """`credentials` is the folder of the boot credentials, if there is one. `set_clock` is given
+    where the clock is the node's own to set, in seconds since the epoch."""
 
-    def __init__(self, state: Path, credentials: Path | None) -> None:
+    def __init__(
+        self,
+        state: Path,
+        credentials: Path | None,
+        set_clock: Callable[[float], None] | None = None,
+    ) -> None:
         self.state = state
         self._credentials = credentials
+        self._set_clock = set_clock
 
     def read(self) -> Material:
         """Well formed material, read with little effort. Raises Unusable."""
@@ -66,15 +75,34 @@ class Files:
 
     async def run(self, trust: Trust, wakeups: Wakeups) -> None:
         """Have `trust` follow the files. What is unusable changes nothing, but at the start."""
-        await self._start(trust)
-        changed = asyncio.Event()
-        with ExitStack() as watches:
-            for folder in await asyncio.to_thread(lambda: list(self._folders())):
-                watches.enter_context(wakeups.on(folder, changed, CHANGES))
-            while True:
+        await asyncio.to_thread(self._begin)
+        changed, take = asyncio.Event(), self._start
+        while True:
+            with ExitStack() as watches:
+                # Folders may come, go and be replaced as well. Read only when they are watched.
+                for folder in await asyncio.to_thread(lambda: list(self._folders())):
+                    with suppress(FileNotFoundError):
+                        watches.enter_context(wakeups.on(folder, changed, CHANGES))
+                await take(trust)
+                take = self._follow
                 await changed.wait()
                 await self._settle(changed)
-                await self._follow(trust)
+
+    def finish(self) -> None:
+        """Let the next certificate, if there is one, take the place of the old."""
+        if not (self.state / "next.crt").exists():
+            return
+        for name in ("ca.crt", "node.key", "node.crt"):
+            fresh = self.state / f"next.{name}".replace("next.node.", "next.")
+            with suppress(FileNotFoundError):
+                fresh.rename(self.state / name)
+
+    def _begin(self) -> None:
+        self.state.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        try:
+            self.finish()
+        except OSError as e:
+            log.warning("%s: %s: the next certificate stays where it is", self.state, e.strerror)
 
     async def _start(self, trust: Trust) -> None:
         try:
@@ -84,12 +112,36 @@ class Files:
                 log.error("%s. Until then callers with certificates are refused", e)
             trust.update(None)
             return
-        if expired:
+        if expired and not self._mend_clock(found):
             log.warning(
                 "%s: is not valid at this node's time; check the clock, or renew it",
                 found.names.certificate,
             )
+        else:
+            log.info("%s from %s: is good", found.identity, found.source)
         trust.update(found)
+
+    def _mend_clock(self, found: Material) -> bool:
+        """Whether it is right enough now: a certificate that the node's own authority has signed
+        proves that its first moment has passed. A machine without a clock boots years before."""
+        from runtime.identity import svid
+
+        begins = svid.parse(found.certificate).not_before
+        now = datetime.now(UTC)
+        if self._set_clock is None or now >= begins:
+            return False
+        try:
+            self._set_clock(begins.timestamp())
+        except OSError as e:
+            log.error("clock: cannot be set: %s", e.strerror)
+            return False
+        log.warning(
+            "clock: said %s, before the node's certificate begins; is set to %s. Set it right: "
+            "whose certificate begins later is refused until then",
+            f"{now:%Y-%m-%d %H:%M}",
+            f"{begins:%Y-%m-%d %H:%M}",
+        )
+        return True
 
     async def _settle(self, changed: asyncio.Event) -> None:
         try:
@@ -103,7 +155,7 @@ class Files:
     async def _follow(self, trust: Trust) -> None:
         try:
             found, expired = await asyncio.to_thread(self._load_new)
-            if expired and trust.current is not None:
+            if expired and trust.current is not None and not self._mend_clock(found):
                 raise Unusable(
                     f"{found.names.certificate}: is not valid at this node's time; renew it, or "
                     "check the clock"
@@ -178,6 +230,8 @@ class Files:
         return self._boot(CERTIFICATE), self._boot(KEY)
 
     def _part(self, own: str, boot: str, *, state: bool) -> Part:
+        if state and (self.state / "next.crt").exists() and (self.state / f"next.{own}").exists():
+            return self._own(f"next.{own}")
         if state and (self._credentials is None or (self.state / own).exists()):
             return self._own(own)
         return self._boot(boot)
@@ -209,12 +263,9 @@ class Files:
         return Part(self._credentials / name, f"credential {name}")
 
     def _folders(self) -> Iterator[Path]:
-        """What is watched. Those of the state are made."""
-        for folder in (self.state.parent, self.state, self.state / "federated"):
-            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        yield from (self.state, self.state / "federated")
-        if self._credentials is not None and self._credentials.is_dir():
-            yield self._credentials
+        """What is watched, as far as it is there."""
+        folders = (self.state.parent, self.state, self.state / "federated", self._credentials)
+        yield from (folder for folder in folders if folder is not None and folder.is_dir())
 
 
 def verify_others(found: Material) -> None:
@@ -222,18 +273,18 @@ def verify_others(found: Material) -> None:
     from runtime.trust import usable
 
     for trust_domain, bundle in found.bundles.items():
-        usable.verify_bundle(trust_domain, bundle, f"bundle of {trust_domain}")
+        usable.verify_bundle(trust_domain, bundle)
 
 
 def _usable(found: Material) -> tuple[Material, bool]:
     """Without the bundles that cannot be used: a damaged one must not keep all callers out."""
     from runtime.trust import usable
 
-    usable.verify_crls(found.crls, "revocation lists")
+    usable.parse_crls(found.crls)
     bundles = dict(found.bundles)
     for trust_domain in bundles.keys() - {found.identity.trust_domain}:
         try:
-            usable.verify_bundle(trust_domain, bundles[trust_domain], f"bundle of {trust_domain}")
+            usable.verify_bundle(trust_domain, bundles[trust_domain])
         except Unusable as e:
             log.error("%s. Until then its callers are refused", e)
             del bundles[trust_domain]

@@ -1,7 +1,9 @@
 """What the node is known by just now: one place, which tells whoever must know of a change."""
 
 from collections.abc import Callable
+from typing import Protocol
 
+from runtime.observe.wakeups import Wakeups
 from runtime.trust.material import Material
 
 Listener = Callable[[Material | None], None]
@@ -40,3 +42,13 @@ class Trust:
 
 def _believed(material: Material | None) -> object:
     return material and (material.identity.trust_domain, material.bundles, material.crls)
+
+
+class Source(Protocol):
+    """Where the node's identity comes from."""
+
+    def read(self) -> Material:
+        """What the API begins with, with little effort. Raises Unusable."""
+
+    async def run(self, trust: Trust, wakeups: Wakeups, /) -> None:
+        """Have `trust` follow, from when the API answers until this is cancelled."""

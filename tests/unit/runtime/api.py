@@ -31,6 +31,7 @@ def main(folder: Path, listen: str) -> None:
         run=folder,
         initd=folder / "initd.sock",
         sets=(folder / "cells.json",),
+        spiffe=os.environ.get("TEST_SPIFFE", ""),
         disk=folder / "disk",
         claimable=(folder / "claimable").exists(),
     )

@@ -27,6 +27,7 @@ PERSON = "spiffe://example.org/person/ann"
 
 def replace(path: Path, content: bytes) -> None:
     """Put another file in its place."""
+    path.parent.mkdir(parents=True, exist_ok=True)
     fresh = path.with_name(f".{path.name}.fresh")
     fresh.write_bytes(content)
     fresh.rename(path)
@@ -130,6 +131,6 @@ def known(folder: Path, signer: Pair | None = None, listen: str = "127.0.0.1:0")
     with nodes.owner(folder), nodes.api(folder, listen), nodes.client(folder) as there:
         (ready,) = (request for request in there.asked() if request["op"] == "ready")
         address = ready["message"].removeprefix("serving on ").partition(" as ")[0]
-        watched = folder / "state" / "identity" / "federated"
-        wait_until(watched.is_dir, "the state folder")
-        yield Known(folder, signer, there, address)
+        node = Known(folder, signer, there, address)
+        node.says("is good")
+        yield node

@@ -42,7 +42,7 @@ def test_openssl_believes_the_nodes_certificate(node: Known, files: Path) -> Non
     done = subprocess.run(
         line, cwd=files, input=b"", capture_output=True, timeout=DEADLINE, check=True
     )
-    said = done.stdout.decode()
+    said = done.stdout.decode(errors="replace")
     for fact in (
         "ALPN protocol: h2",
         "Verify return code: 0 (ok)",

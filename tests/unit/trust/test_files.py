@@ -1,6 +1,8 @@
 """What the node finds in its credentials and in its state, and what it says of them."""
 
+import errno
 import logging
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -105,6 +107,39 @@ def test_an_expired_certificate_is_used_all_the_same(folder: Path, signer: Pair)
     assert (str(found.identity), expired) == ("spiffe://example.org/node/one", True)
 
 
+def test_a_clock_before_the_certificate_is_set_to_its_first_moment(
+    tmp_path: Path, signer: Pair
+) -> None:
+    """A machine whose clock does not run boots with the date of its image, and is not locked out:
+    TLS would refuse all who were issued later than that."""
+    soon = datetime.now(UTC) + 3 * DAY
+    node = authority.issue(
+        signer,
+        SpiffeId.parse("spiffe://example.org/node/one"),
+        authority.make_key(KeyType.ECDSA_P256),
+        validity=DAY,
+        now=soon,
+    )
+    folder = write(tmp_path / "credentials", node, signer.certificate)
+    times: list[float] = []
+    for set_clock, told in ((times.append, True), (None, False), (refuse, False)):
+        files = Files(tmp_path / "identity", folder, set_clock)
+        found, expired = files.load()
+        assert expired
+        assert files._mend_clock(found) is told
+    assert times == [(soon - authority.BACKDATED).replace(microsecond=0).timestamp()]
+
+
+def refuse(_: float) -> None:
+    raise PermissionError(errno.EPERM, "not permitted")
+
+
+def test_an_expired_certificate_sets_no_clock(folder: Path, signer: Pair) -> None:
+    write(folder, forge(signer, "spiffe://example.org/node/one", expired=True), signer.certificate)
+    files = Files(folder.parent / "identity", folder, refuse)
+    assert not files._mend_clock(files.load()[0])
+
+
 def test_a_certificate_needs_exactly_one_uri(folder: Path, signer: Pair) -> None:
     for uris in ((), ("spiffe://example.org/node/a", "spiffe://example.org/node/b")):
         write(folder, forge(signer, *uris), signer.certificate)
@@ -205,10 +240,14 @@ def test_a_damaged_bundle_of_another_trust_domain_keeps_only_that_one_out(
     found, _ = load(folder)
     assert set(found.bundles) == {"example.org"}
     said = "\n".join(caplog.messages)
-    for fault in ("a.org: holds no PEM", "b.org: has a root of c.org", "BAD.crt: is left out"):
+    for fault in (
+        "a.org: cannot be used: not a",
+        "has a root of spiffe://c.org",
+        "BAD.crt: is left out",
+    ):
         assert fault in said
 
 
 def test_revocation_lists_that_cannot_be_read_are_not_left_out(folder: Path, state: Path) -> None:
     (state / "crl.pem").write_bytes(b"-----BEGIN X509 CRL-----\nAAAA\n-----END X509 CRL-----\n")
-    assert fault(folder).startswith("revocation lists: holds something that is no revocation list")
+    assert fault(folder).startswith("revocation lists: cannot be used: ")
