@@ -109,7 +109,8 @@ class Segments:
                 # Removed by now, before it was ever on the disk.
                 os.close(self._unsynced.pop(0))
         self._fd, self._size, self._torn = fd, len(data), False
-        self.firsts.append(first)
+        if first not in self.firsts:
+            self.firsts.append(first)
 
     def append(self, data: bytes) -> None:
         """All of `data`, or, once the disk can be written again, nothing of it."""
