@@ -10,6 +10,7 @@ NOUNS: Final = {
     "cell": "make cells and run executables in them",
     "logs": "show the output of an executable",
     "observe": "watch what the node and its workloads say",
+    "audit": "see what the node decided, and verify that its log is as it was",
     "discovery": "find out what a node is",
     "health": "ask whether the node serves",
     "auth": "find out who may do what, and change it",

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any, Final, NamedTuple, Self
 
 import grpc
+from aurae.audit.v0.audit_pb2_grpc import AuditServiceStub
 from aurae.auth.v0.auth_pb2_grpc import AuthServiceStub
 from aurae.cells.v0.cells_pb2_grpc import CellServiceStub
 from aurae.discovery.v0.discovery_pb2_grpc import DiscoveryServiceStub
@@ -22,6 +23,7 @@ class Api:
     """The services. A call without `timeout` has `CALL_SECONDS`."""
 
     channel: grpc.Channel
+    audit: AuditServiceStub
     auth: AuthServiceStub
     cells: CellServiceStub
     discovery: DiscoveryServiceStub
@@ -35,6 +37,7 @@ class Api:
         bounded = grpc.intercept_channel(channel, _Bounded())
         return cls(
             channel=bounded,
+            audit=AuditServiceStub(bounded),
             auth=AuthServiceStub(bounded),
             cells=CellServiceStub(bounded),
             discovery=DiscoveryServiceStub(bounded),

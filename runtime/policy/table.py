@@ -18,6 +18,7 @@ class Permission(StrEnum):
     NODE_CONTROL = "node.control"
     IDENTITY_READ = "identity.read"
     IDENTITY_WRITE = "identity.write"
+    AUDIT_READ = "audit.read"
     POLICY_READ = "policy.read"
     POLICY_WRITE = "policy.write"
 
@@ -34,6 +35,8 @@ PARTIAL: Final = frozenset(
 )
 
 TABLE: Final[Mapping[str, Permission]] = {
+    "/aurae.audit.v0.AuditService/GetHead": Permission.AUDIT_READ,
+    "/aurae.audit.v0.AuditService/Watch": Permission.AUDIT_READ,
     "/aurae.auth.v0.AuthService/CanI": Permission.IDENTITY,
     "/aurae.auth.v0.AuthService/GetPolicy": Permission.POLICY_READ,
     "/aurae.auth.v0.AuthService/SetPolicy": Permission.POLICY_WRITE,
@@ -80,6 +83,7 @@ _READS: Final = frozenset(
         Permission.LOGS_READ,
         Permission.NODE_OBSERVE,
         Permission.IDENTITY_READ,
+        Permission.AUDIT_READ,
         Permission.POLICY_READ,
     }
 )

@@ -48,6 +48,8 @@ ALWAYS: Final = frozenset({"/grpc.health.v1.Health/Check", "/grpc.health.v1.Heal
 
 # Answered while the node goes down and workloads end: what looks, and what waits for an end.
 LOOKING: Final = ALWAYS | {
+    "/aurae.audit.v0.AuditService/GetHead",
+    "/aurae.audit.v0.AuditService/Watch",
     "/aurae.auth.v0.AuthService/CanI",
     "/aurae.auth.v0.AuthService/GetPolicy",
     "/aurae.auth.v0.AuthService/WhoAmI",

@@ -18,6 +18,7 @@ from initd.linux import clock
 from initd.processes.model import How
 from initd.values import NamedTuple
 from runtime import scope
+from runtime.audit.log import SIZE, SIZE_IN_MEMORY, AuditLog
 from runtime.cells.cells import Cells
 from runtime.cells.cgroups import Cgroups
 from runtime.cells.specs import Specs
@@ -122,7 +123,8 @@ async def serving(
     trust.listen(lambda _: policies.reconsider())
     tenants = _tenants(cells, policies)
     gate = Gate(policies)
-    border = Border(callers, gate, _record)
+    audit = _audit(settings)
+    border = Border(callers, gate, audit.record)
     with Wakeups() as wakeups:
         parts = Parts(
             version=version,
@@ -133,6 +135,7 @@ async def serving(
             streams=Streams(settings.logs, processes, wakeups),
             health=Health(),
             custody=Custody(files, trust, settings.spiffe),
+            audit=audit,
         )
         make = _maker(border, parts)
         server = make()
@@ -171,6 +174,7 @@ async def serving(
                         tasks.create_task(_settle(cells, connected)),
                         tasks.create_task(_live(processes, connected)),
                         tasks.create_task(_tell(parts.health, going_down)),
+                        tasks.create_task(_keep(audit, connected)),
                     )
                     yield Serving(where, secure.port, parts)
                     await parts.health.drain()
@@ -182,10 +186,7 @@ async def serving(
                     ends.create_task(secure.close(CUT))
                     await server.stop(CUT)
                     await relay.drain(CUT)
-
-
-def _record(**event: object) -> None:
-    log.debug("decision: %s", event)
+                audit.close()
 
 
 def _tenants(cells: Cells, policies: Policies) -> Tenants:
@@ -248,6 +249,17 @@ async def _tell(health: Health, going_down: asyncio.Event) -> None:
     await going_down.wait()
     log.info("the node goes down: nothing new is taken")
     await health.drain()
+
+
+def _audit(settings: Settings) -> AuditLog:
+    size = SIZE if settings.state == settings.disk else SIZE_IN_MEMORY
+    return AuditLog(settings.state / "audit", size=size)
+
+
+async def _keep(audit: AuditLog, connected: asyncio.Event) -> None:
+    """What is in the audit log gets on the disk. Before the API answers there is no time for it."""
+    await connected.wait()
+    await audit.run()
 
 
 async def _apply(cells: Cells, connected: asyncio.Event, settings: Settings) -> None:

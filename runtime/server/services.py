@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import Any, Final
 
+from aurae.audit.v0 import audit_pb2_grpc
 from aurae.auth.v0 import auth_pb2_grpc
 from aurae.cells.v0 import cells_pb2_grpc
 from aurae.discovery.v0 import discovery_pb2_grpc
@@ -12,6 +13,8 @@ from aurae.observe.v0 import observe_pb2_grpc
 from grpc import aio
 
 from initd.values import NamedTuple
+from runtime.audit.log import AuditLog
+from runtime.audit.service import AuditService
 from runtime.cells.cells import Cells
 from runtime.cells.service import CellService
 from runtime.cells.tenants import Tenants
@@ -38,6 +41,7 @@ class Parts(NamedTuple):
     streams: Streams
     health: Health
     custody: Custody
+    audit: AuditLog
 
 
 class Service(NamedTuple):
@@ -49,6 +53,11 @@ class Service(NamedTuple):
 
 
 SERVICES: Final = (
+    Service(
+        "aurae.audit.v0.AuditService",
+        lambda parts: AuditService(parts.audit),
+        audit_pb2_grpc.add_AuditServiceServicer_to_server,
+    ),
     Service(
         "aurae.auth.v0.AuthService",
         lambda parts: AuthService(parts.gate),

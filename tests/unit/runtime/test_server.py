@@ -8,6 +8,7 @@ from typing import Any, TypeAlias
 
 import grpc
 import pytest
+from aurae.audit.v0 import audit_pb2
 from aurae.auth.v0 import auth_pb2
 from aurae.cells.v0 import cells_pb2
 from aurae.discovery.v0 import discovery_pb2
@@ -29,7 +30,15 @@ SERVING = health_pb2.HealthCheckResponse.SERVING
 NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
 Raw: TypeAlias = "grpc.UnaryUnaryMultiCallable[bytes, bytes]"
 RawStream: TypeAlias = "grpc.StreamStreamMultiCallable[bytes, bytes]"
-PROTOS = (auth_pb2, cells_pb2, discovery_pb2, identity_pb2, node_pb2, observe_pb2)
+PROTOS = (
+    audit_pb2,
+    auth_pb2,
+    cells_pb2,
+    discovery_pb2,
+    identity_pb2,
+    node_pb2,
+    observe_pb2,
+)
 
 
 def methods(descriptor: Any) -> set[str]:
