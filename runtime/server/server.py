@@ -6,6 +6,7 @@ import os
 import signal
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, closing, contextmanager
+from importlib import import_module
 from typing import Any, Final
 
 from google.protobuf.internal import api_implementation
@@ -101,6 +102,7 @@ async def serving(
     set_clock = clock.set_system if settings.owns_clock else None
     files = Files(settings.identity, settings.credentials, set_clock)
     source = _agent(settings) or files
+    unclaimed = settings.claimable and source is files and not files.any()
     trust = Trust()
     going_down = asyncio.Event()
 
@@ -145,7 +147,7 @@ async def serving(
         await server.start()
         await parts.health.serve(NAMES)
         # Only now may anybody connect: before, they are refused at once, and try again.
-        _begin(trust, source, settings)
+        _begin(trust, source, settings, unclaimed=unclaimed)
         await secure.open()
         listener = share(settings.shared, settings.socket)
         where = " and ".join(filter(None, (secure.where, str(settings.socket))))
@@ -167,7 +169,11 @@ async def serving(
                     owned = (
                         tasks.create_task(processes.run(connected.set)),
                         tasks.create_task(_announce(processes, connected, where, ready)),
-                        tasks.create_task(_follow(source, trust, wakeups, authenticator, ready)),
+                        tasks.create_task(_offer(settings, ready))
+                        if unclaimed
+                        else tasks.create_task(
+                            _follow(source, trust, wakeups, authenticator, ready)
+                        ),
                         tasks.create_task(secure.keep()),
                         tasks.create_task(workloads.run(ready)),
                         tasks.create_task(_apply(cells, connected, settings)),
@@ -216,6 +222,20 @@ async def _announce(
     await processes.ready(f"serving on {where}")
     headstart.settle()
     ready.set()
+
+
+async def _offer(settings: Settings, ready: asyncio.Event) -> None:
+    """Until the node is claimed. Then this run ends, and PID 1 starts the next, which is who the
+    node is by then."""
+    await ready.wait()
+    # With it comes what makes and reads certificates, which no other node needs now.
+    claiming = await asyncio.to_thread(import_module, "runtime.server.claiming")
+    try:
+        await claiming.offer(settings)
+    except (OSError, ValueError, RuntimeError) as e:
+        log.error("claim: cannot be offered, boot again: %s", e)
+    else:
+        signal.raise_signal(signal.SIGTERM)
 
 
 async def _follow(
@@ -302,8 +322,13 @@ def _agent(settings: Settings) -> Source | None:
     return Agent(settings.spiffe)
 
 
-def _begin(trust: Trust, source: Source, settings: Settings) -> None:
+def _begin(trust: Trust, source: Source, settings: Settings, *, unclaimed: bool) -> None:
     """What the node is known by at first; whether it is usable is found out later."""
+    if unclaimed:
+        log.info("nobody has claimed this node: until then its API is on the Unix socket only")
+        # Root may give it an identity on that socket, too: the next run serves as who it is then.
+        trust.listen(lambda _: signal.raise_signal(signal.SIGTERM))
+        return
     try:
         trust.update(source.read())
     except Unusable as e:

@@ -34,6 +34,8 @@ class Settings(NamedTuple):
     """The clock is the node's to set: on a machine, and in no container."""
     disk: Path = Path("/var/lib/aurae")
     """Where what must outlive a boot goes, if a data disk is mounted there or above."""
+    claimable: bool = False
+    """Whether it may be claimed where it has no identity."""
 
     @property
     def state(self) -> Path:
@@ -45,6 +47,11 @@ class Settings(NamedTuple):
     def identity(self) -> Path:
         """What the node was given, or made, to prove who it is."""
         return self.state / "identity"
+
+    @property
+    def secret(self) -> Path:
+        """What a claimer must know; it does not outlive a boot."""
+        return self.run / "claim.secret"
 
     @property
     def socket(self) -> Path:
@@ -139,6 +146,7 @@ class Settings(NamedTuple):
             spiffe=given.get("aurae.spiffe", ""),
             owns_clock=True,
             svid_life=_svid_life(given.get("aurae.svid-life", "")),
+            claimable=True,
         )
 
 

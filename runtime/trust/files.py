@@ -9,6 +9,7 @@ then they take the places of the old ones.
 
 import asyncio
 import logging
+import os
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, suppress
 from datetime import UTC, datetime
@@ -189,6 +190,13 @@ class Files:
             if complain is not None:
                 complain("%s. Until then the node is what its boot credentials say", e)
             return result
+
+    def any(self) -> bool:
+        """Whether anything says who the node is, usable or not."""
+        given = [self.state / name for name in ("node.crt", "node.key", "ca.crt", "next.crt")]
+        if self._credentials is not None:
+            given += [self._credentials / name for name in (CERTIFICATE, KEY, BUNDLE)]
+        return any(map(os.path.lexists, given))
 
     def _has_own(self) -> bool:
         return any((self.state / name).exists() for name in ("node.crt", "next.crt", "ca.crt"))

@@ -33,6 +33,7 @@ def main(folder: Path, listen: str) -> None:
         sets=(folder / "cells.json",),
         spiffe=os.environ.get("TEST_SPIFFE", ""),
         disk=folder / "disk",
+        claimable=(folder / "claimable").exists(),
     )
     if (life := folder / "svid-life").exists():
         settings = settings._replace(svid_life=float(life.read_text()))
