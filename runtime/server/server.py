@@ -326,6 +326,8 @@ def _begin(trust: Trust, source: Source, settings: Settings, *, unclaimed: bool)
     """What the node is known by at first; whether it is usable is found out later."""
     if unclaimed:
         log.info("nobody has claimed this node: until then its API is on the Unix socket only")
+        # Root may give it an identity on that socket, too: the next run serves as who it is then.
+        trust.listen(lambda _: signal.raise_signal(signal.SIGTERM))
         return
     try:
         trust.update(source.read())

@@ -193,7 +193,7 @@ class Files:
 
     def any(self) -> bool:
         """Whether anything says who the node is, usable or not."""
-        given = [self.state / name for name in ("node.crt", "node.key", "ca.crt")]
+        given = [self.state / name for name in ("node.crt", "node.key", "ca.crt", "next.crt")]
         if self._credentials is not None:
             given += [self._credentials / name for name in (CERTIFICATE, KEY, BUNDLE)]
         return any(map(os.path.lexists, given))

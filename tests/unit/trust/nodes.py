@@ -129,8 +129,8 @@ def known(folder: Path, signer: Pair | None = None, listen: str = "127.0.0.1:0")
     signer = signer or make_authority()
     write(folder / "credentials", node_svid(signer), signer.certificate)
     with nodes.owner(folder), nodes.api(folder, listen), nodes.client(folder) as there:
-        (ready,) = (request for request in there.asked() if request["op"] == "ready")
-        address = ready["message"].removeprefix("serving on ").partition(" as ")[0]
+        wait_until(lambda: " as spiffe://" in there.log, "the port")
+        address = there.log.partition("serving on ")[2].partition(" as ")[0]
         node = Known(folder, signer, there, address)
         node.says("is good")
         yield node

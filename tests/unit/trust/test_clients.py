@@ -1,5 +1,6 @@
 """Clients that are not gRPC's own, and the Unix socket that demands a certificate."""
 
+import socket
 import stat
 import subprocess
 from collections.abc import Iterator
@@ -8,7 +9,8 @@ from pathlib import Path
 import pytest
 from grpc import StatusCode
 
-from tests.unit.runtime.certificates import issue, make_authority
+from tests.unit.runtime import node as unit
+from tests.unit.runtime.certificates import issue, make_authority, node_svid, write
 from tests.unit.runtime.node import DEADLINE
 from tests.unit.trust import nodes
 from tests.unit.trust.nodes import PERSON, Known, discover, refusal
@@ -83,3 +85,19 @@ def test_on_the_unix_socket_a_certificate_is_the_identity(node: Known) -> None:
     ):
         with node.channel(caller, f"unix:{path}") as channel:
             assert refusal(channel)[0] is code
+
+
+def test_a_port_that_is_taken_is_told_once_and_served_when_it_is_free(tmp_path: Path) -> None:
+    signer = make_authority()
+    write(tmp_path / "credentials", node_svid(signer), signer.certificate)
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+        with unit.owner(tmp_path), unit.api(tmp_path, address), unit.client(tmp_path) as there:
+            assert there.list() == {}
+            nodes.wait_until(lambda: "cannot listen on" in there.log, "the error")
+            taken.close()
+            nodes.wait_until(lambda: f"serving on {address} as" in there.log, "the port")
+            assert there.log.count("cannot listen on") == 1
+            node = Known(tmp_path, signer, there, address)
+            with node.channel(node.person) as channel:
+                assert discover(channel) == "1.2.3"

@@ -13,8 +13,9 @@ import grpc
 import pytest
 from grpc import StatusCode
 
-from runtime.identity.authority import Pair
-from tests.unit.runtime.certificates import forge, issue, make_authority, node_svid, revoke
+from runtime.identity import authority
+from runtime.identity.authority import KeyType, Pair
+from tests.unit.runtime.certificates import DAY, forge, issue, make_authority, node_svid, revoke
 from tests.unit.runtime.node import DEADLINE
 from tests.unit.trust import nodes
 from tests.unit.trust.nodes import PERSON, Known, discover, follow, refusal, replace, wait_until
@@ -207,4 +208,19 @@ def test_who_is_of_a_federated_trust_domain_is_known_by_its_own_roots_only(node:
     (node.state / "federated" / "other.org.crt").unlink()
     wait_until(lambda: node.there.log.count("takes effect") == 2, "the removal")
     with node.channel(issue(other, own)) as channel:
+        assert refusal(channel)[0] is StatusCode.UNAVAILABLE
+
+
+def test_a_caller_shows_what_stands_between_it_and_the_root(node: Known) -> None:
+    """Workloads of another node, whose certificates that node's own authority signs."""
+    key = authority.make_key(KeyType.ECDSA_P256)
+    above = authority.make_intermediate(node.signer, key, "two", validity=DAY)
+    workload = "spiffe://example.org/node/two/cell/web"
+    leaf = issue(above, workload)
+    with node.channel(Pair(leaf.certificate + above.certificate, leaf.key)) as channel:
+        code, message = refusal(channel)
+        # Known, and nobody whom a rule names.
+        assert code is StatusCode.PERMISSION_DENIED
+        assert f"caller {workload}: may not" in message
+    with node.channel(leaf) as channel:
         assert refusal(channel)[0] is StatusCode.UNAVAILABLE
