@@ -123,7 +123,7 @@ async def serving(
         # Only now may anybody connect: before, they are refused at once, and try again.
         listener = share(settings.shared, settings.socket)
         with (
-            closing(WorkloadApi(settings, callers, find)) as workloads,
+            closing(WorkloadApi(settings, callers.caller, find)) as workloads,
             Relay(listener, settings.internal, callers, find) as relay,
         ):
 
