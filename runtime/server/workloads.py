@@ -20,7 +20,7 @@ from initd.errors import InvalidArgument, PermissionDenied, ResourceExhausted
 from runtime import scope
 from runtime.scope import Scope
 from runtime.server import errors
-from runtime.server.callers import Caller, Callers
+from runtime.server.callers import Caller
 from runtime.server.peers import Peer
 from runtime.server.relay import Find, Relay, share
 from runtime.server.settings import Settings
@@ -45,17 +45,20 @@ OPTIONS: Final = (
     ("grpc.max_concurrent_streams", 100),
 )
 
+# Who a process is; None: nobody that is let in.
+Who = Callable[[Peer], Caller | None]
+
 
 class Workloads:
     """Callers of the Workload API by the address that the relay gave them."""
 
-    def __init__(self, callers: Callers) -> None:
-        self._callers = callers
+    def __init__(self, who: Who) -> None:
+        self._who = who
         self._there: dict[str, Caller] = {}
 
     def caller(self, peer: Peer) -> Caller | None:
-        """Everybody is let in, to be told what is wrong."""
-        return self._callers.caller(peer)
+        """Also who is in no cell is let in, to be told so."""
+        return self._who(peer)
 
     def enter(self, address: str, caller: Caller) -> None:
         self._there[address] = caller
@@ -155,10 +158,10 @@ def _decoded(handler: Any, data: bytes) -> Any:
 class WorkloadApi:
     """The socket from its making on, and the server while `run` runs."""
 
-    def __init__(self, settings: Settings, callers: Callers, find: Find) -> None:
+    def __init__(self, settings: Settings, who: Who, find: Find) -> None:
         self._settings = settings
         self._find = find
-        self._workloads = Workloads(callers)
+        self._workloads = Workloads(who)
         self._listener = share(settings.shared, settings.workload_socket)
         self._relay: Relay | None = None
         self._identities: Identities | None = None

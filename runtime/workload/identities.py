@@ -25,6 +25,7 @@ class Identities:
         self._svids: dict[str, X509Svid] = {}
         self._changed = asyncio.Event()
         self._closed = False
+        self._signing = asyncio.Lock()
 
     @property
     def issuer(self) -> Issuer:
@@ -42,13 +43,23 @@ class Identities:
         self._issuer = issuer
         self._tell()
 
-    def x509(self, cell: str) -> X509Svid:
+    async def x509(self, cell: str) -> X509Svid:
         """The cell's SVID, a new one where that is due. Raises Unavailable."""
-        issuer, now = self.issuer, self._now()
-        kept = self._svids.get(cell)
-        if kept is None or not kept.issued - BEHIND <= now < kept.due:
-            self._svids[cell] = kept = issuer.x509(cell)
+        if (kept := self._kept(cell)) is not None:
+            return kept
+        # One signature a turn of the loop: many cells may want a new one at the same time, and
+        # calls of the API are not to wait for all of them.
+        async with self._signing:
+            if (kept := self._kept(cell)) is None:
+                self._svids[cell] = kept = self.issuer.x509(cell)
+                await asyncio.sleep(0)
         return kept
+
+    def _kept(self, cell: str) -> X509Svid | None:
+        """What is not due yet. Raises Unavailable."""
+        kept = self._svids.get(cell) if self.issuer else None
+        fresh = kept is not None and kept.issued - BEHIND <= self._now() < kept.due
+        return kept if fresh else None
 
     def drop(self, cell: str) -> None:
         """The cell is gone. Another of its name has nothing of it."""

@@ -8,6 +8,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Final
 
 from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.serialization import Encoding
 
@@ -132,7 +133,7 @@ def _federated(bundles: Mapping[str, bytes]) -> Iterator[tuple[str, bytes]]:
     for domain, pem in bundles.items():
         try:
             yield domain, _der(svid.certificates(pem))
-        except ValueError as e:
+        except (ValueError, UnsupportedAlgorithm, x509.InvalidVersion) as e:
             log.warning("bundle of %s: is left out: %s", domain, e)
 
 
@@ -140,7 +141,7 @@ def _readable(lists: Sequence[bytes]) -> Iterator[bytes]:
     for der in lists:
         try:
             x509.load_der_x509_crl(der)
-        except ValueError as e:
+        except (ValueError, UnsupportedAlgorithm, x509.InvalidVersion) as e:
             log.warning("revocation list: is left out, it cannot be read: %s", e)
         else:
             yield der

@@ -1,6 +1,6 @@
 """SpiffeWorkloadAPI: the service of the socket in each cell."""
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any, Final, TypeVar
 
 from aurae.spiffe import workload_pb2, workload_pb2_grpc
@@ -81,7 +81,7 @@ class WorkloadService(workload_pb2_grpc.SpiffeWorkloadAPIServicer):
         raise Unimplemented(NO_WIT)
 
     async def _following(
-        self, make: Callable[[], tuple[_Message, float]]
+        self, make: Callable[[], Awaitable[tuple[_Message, float]]]
     ) -> AsyncIterator[_Message]:
         """What `make` gives, and again whenever it gives something else; it says until when that
         stays."""
@@ -89,14 +89,15 @@ class WorkloadService(workload_pb2_grpc.SpiffeWorkloadAPIServicer):
         while True:
             # Before: a slow reader must not miss what changes while it is written to.
             changed = self._identities.changed()
-            message, due = make()
+            message, due = await make()
             if message != last:
                 yield message
                 last = message
             await self._identities.change(changed, due)
 
-    def _x509(self, cell: str) -> tuple[workload_pb2.X509SVIDResponse, float]:
-        svid, trust = self._identities.x509(cell), self._identities.issuer.trust
+    async def _x509(self, cell: str) -> tuple[workload_pb2.X509SVIDResponse, float]:
+        svid = await self._identities.x509(cell)
+        trust = self._identities.issuer.trust
         message = workload_pb2.X509SVIDResponse(
             svids=[
                 workload_pb2.X509SVID(
@@ -111,12 +112,12 @@ class WorkloadService(workload_pb2_grpc.SpiffeWorkloadAPIServicer):
         )
         return message, svid.due
 
-    def _bundles(self) -> tuple[workload_pb2.X509BundlesResponse, float]:
+    async def _bundles(self) -> tuple[workload_pb2.X509BundlesResponse, float]:
         trust = self._identities.issuer.trust
         bundles = {SCHEME + name: roots for name, roots in trust.bundles.items()}
         return workload_pb2.X509BundlesResponse(crl=trust.revoked, bundles=bundles), float("inf")
 
-    def _keys(self) -> tuple[workload_pb2.JWTBundlesResponse, float]:
+    async def _keys(self) -> tuple[workload_pb2.JWTBundlesResponse, float]:
         issuer = self._identities.issuer
         keys = issuer.keys()
         bundles = {SCHEME + issuer.trust.domain: keys.jwks}

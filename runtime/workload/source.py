@@ -10,7 +10,7 @@ from initd.linux import inotify
 from runtime.observe.wakeups import Wakeups
 from runtime.workload import material
 from runtime.workload.identities import Identities
-from runtime.workload.material import Material, Places
+from runtime.workload.material import REMEDY, Material, Places
 from runtime.workload.model import LIFE, Issuer
 
 if TYPE_CHECKING:
@@ -47,7 +47,9 @@ class Source:
                 changed = asyncio.Event()
                 with ExitStack() as watches:
                     for folder in self._places.folders():
-                        watches.enter_context(wakeups.on(folder, changed, CHANGES))
+                        # It may be gone by now; then that is seen in the folder above.
+                        with suppress(OSError):
+                            watches.enter_context(wakeups.on(folder, changed, CHANGES))
                     await self.look(identities)
                     with suppress(TimeoutError):
                         async with asyncio.timeout(AGAIN):
@@ -75,7 +77,12 @@ class Source:
 
         if self._keys is None:
             self._keys = SigningKeys(self._file)
-        return NodeIssuer(found, self._keys, life=self._life)
+        try:
+            return NodeIssuer(found, self._keys, life=self._life)
+        except Exception as e:
+            # Others made the files: whatever `cryptography` raises of them (UnsupportedAlgorithm,
+            # InvalidVersion, …) must not end the API.
+            raise ValueError(f"node's authority: cannot be used ({e}); {REMEDY}") from e
 
     def _complain(self, why: str) -> None:
         if why != self._said:

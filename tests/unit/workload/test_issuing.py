@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import ssl
 import stat
 import time
 from collections.abc import Callable
@@ -167,28 +168,32 @@ def test_federated_bundles_and_revocation_lists_are_handed_out_and_bad_ones_left
     assert "revocation list: is left out" in caplog.text
 
 
+def asked(identities: Identities, cell: str) -> X509Svid:
+    return asyncio.run(identities.x509(cell))
+
+
 def test_an_svid_is_kept_until_it_is_due_and_made_anew_then(make: Make, clock: Clock) -> None:
     identities = Identities(now=clock)
     with pytest.raises(Unavailable, match="no authority"):
-        identities.x509("web")
+        asked(identities, "web")
     identities.take(make(life=100))
-    first = identities.x509("web")
-    assert identities.x509("web") is first
-    assert identities.x509("db").key != first.key
+    first = asked(identities, "web")
+    assert asked(identities, "web") is first
+    assert asked(identities, "db").key != first.key
     clock.now = first.due
-    second = identities.x509("web")
+    second = asked(identities, "web")
     assert second.key != first.key
     clock.now -= 2 * BEHIND
-    assert identities.x509("web") is not second, "the clock was set back to before it was made"
+    assert asked(identities, "web") is not second, "the clock was set back to before it was made"
 
 
 def test_a_cell_made_anew_has_nothing_of_the_one_before(make: Make, clock: Clock) -> None:
     identities = Identities(now=clock)
     identities.take(make())
-    first = identities.x509("web")
+    first = asked(identities, "web")
     identities.drop("web")
     identities.drop("never-asked")
-    assert identities.x509("web").key != first.key
+    assert asked(identities, "web").key != first.key
 
 
 def test_a_new_authority_makes_new_svids_and_a_new_bundle_keeps_them(
@@ -197,12 +202,55 @@ def test_a_new_authority_makes_new_svids_and_a_new_bundle_keeps_them(
     identities = Identities(now=clock)
     first = material()
     identities.take(NodeIssuer(first, keys, now=clock))
-    kept = identities.x509("web")
+    kept = asked(identities, "web")
     more = first._replace(bundle=first.bundle + make_authority().certificate)
     identities.take(NodeIssuer(more, keys, now=clock))
-    assert identities.x509("web") is kept
+    assert asked(identities, "web") is kept
     identities.take(NodeIssuer(material(), keys, now=clock))
-    assert identities.x509("web") is not kept
+    assert asked(identities, "web") is not kept
+
+
+def test_many_who_ask_at_once_get_one_svid_a_cell_and_others_have_their_turns(make: Make) -> None:
+    identities = Identities()
+    identities.take(make())
+    turns = 0
+
+    async def other() -> None:
+        nonlocal turns
+        while True:
+            await asyncio.sleep(0)
+            turns += 1
+
+    async def work() -> None:
+        async with asyncio.TaskGroup() as tasks:
+            beside = tasks.create_task(other())
+            cells = [f"cell-{number // 2}" for number in range(100)]
+            found = await asyncio.gather(*map(identities.x509, cells))
+            assert len({one.key for one in found}) == 50
+            beside.cancel()
+
+    asyncio.run(work())
+    assert turns >= 50
+
+
+def test_files_that_no_library_can_read_are_refused_and_said(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    credentials = tmp_path / "credentials"
+    write(credentials, node_svid(ROOT), ROOT.certificate)
+    own = node_authority(ROOT)
+    # A key of an unknown kind, which is no ValueError to those who parse it.
+    der = svid.certificates(own.certificate)[0].public_bytes(serialization.Encoding.DER)
+    curve = bytes.fromhex("06082a8648ce3d030107")
+    odd = der.replace(curve, curve[:-1] + b"\x7f")
+    (credentials / "aurae.node-ca.crt").write_text(ssl.DER_cert_to_PEM_cert(odd))
+    (credentials / "aurae.node-ca.key").write_bytes(own.key)
+    source = Source(Places(tmp_path / "identity", credentials), tmp_path / "keys")
+    identities = Identities()
+    asyncio.run(source.look(identities))
+    assert "node's authority: cannot be used" in caplog.text
+    with pytest.raises(Unavailable):
+        asked(identities, "web")
 
 
 def test_signing_keys_turn_and_who_verifies_knows_each_before_it_is_used(
@@ -316,7 +364,7 @@ def test_files_are_followed_while_they_change(tmp_path: Path) -> None:
             while True:
                 changed = identities.changed()
                 try:
-                    if pem(identities.x509("web").chain).endswith(wanted.certificate):
+                    if pem((await identities.x509("web")).chain).endswith(wanted.certificate):
                         return
                 except Unavailable:
                     pass
