@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
-from bench import boots, calls, peers, recovery
+from bench import boots, calls, peers, recovery, workloads
 from bench.measurement import Measurement, save, table
 from image import overlay
 from image.acceleration import find_acceleration
@@ -39,6 +39,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="aurae-bench-") as name:
         measurements = [
             *sizes(at),
+            *workloads.measure(Path(name) / "workloads", given.runs),
             *measure(at, found, Path(name), boot_count=given.boots, runs=given.runs),
         ]
     print(table(measurements))

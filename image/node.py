@@ -136,12 +136,16 @@ def prepare() -> Machine:
 
 
 def make_trust_domain() -> None:
-    """The authority, the node's SVID and a person's, each if it is not there yet."""
+    """The authority, the node's own, its SVID and a person's, each if it is not there yet."""
     folder = ("--dir", str(PKI))
     if not (PKI / "ca.crt").exists():
         aer("pki", "init", "--trust-domain", TRUST_DOMAIN, *folder)
-    for kind, name in (("node", NAME), ("person", PERSON)):
-        if not (PKI / kind / f"{name}.crt").exists():
+    for file, kind, name in (
+        (f"node/{NAME}", "node", NAME),
+        (f"node/{NAME}.ca", "node-ca", NAME),
+        (f"person/{PERSON}", "person", PERSON),
+    ):
+        if not (PKI / f"{file}.crt").exists():
             aer("pki", "issue", kind, name, *folder)
 
 
@@ -150,6 +154,8 @@ def credentials() -> tuple[Credential, ...]:
         Credential("aurae.ca.crt", (PKI / "ca.crt").read_bytes()),
         Credential("aurae.node.crt", (PKI / "node" / f"{NAME}.crt").read_bytes()),
         Credential("aurae.node.key", (PKI / "node" / f"{NAME}.key").read_bytes()),
+        Credential("aurae.node-ca.crt", (PKI / "node" / f"{NAME}.ca.crt").read_bytes()),
+        Credential("aurae.node-ca.key", (PKI / "node" / f"{NAME}.ca.key").read_bytes()),
     )
 
 

@@ -25,10 +25,11 @@ class TrustDomain:
 
     @classmethod
     def make(cls, folder: Path, name: str = NAME) -> "TrustDomain":
-        """An authority, a node `node` and a person `tester`."""
+        """An authority, a node `node` with an authority of its own, and a person `tester`."""
         made = cls(folder)
         made.pki("init", "--trust-domain", name)
         made.pki("issue", "node", NODE)
+        made.pki("issue", "node-ca", NODE)
         made.pki("issue", "person", PERSON)
         return made
 
@@ -52,10 +53,13 @@ class TrustDomain:
     def credentials(self, channel: Channel = Channel.SMBIOS) -> tuple[Credential, ...]:
         """What a node needs at boot."""
         certificate, key = self.pair("node", NODE)
+        authority, its_key = self.pair("node", f"{NODE}.ca")
         return (
             Credential("aurae.ca.crt", self.bundle.read_bytes(), channel),
             Credential("aurae.node.crt", certificate.read_bytes(), channel),
             Credential("aurae.node.key", key.read_bytes(), channel),
+            Credential("aurae.node-ca.crt", authority.read_bytes(), channel),
+            Credential("aurae.node-ca.key", its_key.read_bytes(), channel),
         )
 
     def config(self, address: str, person: str = PERSON) -> str:

@@ -10,6 +10,8 @@ from initd.values import NamedTuple
 
 # include/uapi/linux/inotify.h
 MODIFY: Final = 0x2
+CLOSE_WRITE: Final = 0x8
+MOVED_TO: Final = 0x80
 CREATE: Final = 0x100
 DELETE: Final = 0x200
 DELETE_SELF: Final = 0x400

@@ -12,6 +12,8 @@ from runtime.cells.model import SYSTEM, Executable, identity
 ENVIRONMENT: Final = {
     "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
     "HOME": "/",
+    # Where the SPIFFE standard has workloads look for their identity.
+    "SPIFFE_ENDPOINT_SOCKET": "unix:///run/aurae/spiffe.sock",
 }
 
 

@@ -44,6 +44,13 @@ def public_key(pem: bytes) -> "PublicKeyTypes":
     return key
 
 
+def public_bytes(pem: bytes) -> bytes:
+    """The SubjectPublicKeyInfo, DER, of the same key. Raises ValueError."""
+    from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+
+    return public_key(pem).public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+
+
 @svid.only_value_errors
 def load(pem: bytes) -> "x509.CertificateSigningRequest":
     """Raises ValueError."""

@@ -15,11 +15,11 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
-from typing import Final, Self
+from typing import Final, Protocol, Self
 
 from initd.errors import AuraedError
 from runtime.server import callers
-from runtime.server.callers import Caller, Callers
+from runtime.server.callers import Caller
 from runtime.server.peers import Peer
 
 log = logging.getLogger(__name__)
@@ -38,6 +38,27 @@ STRANGERS: Final = 16
 PAUSE: Final = 0.1
 
 Find = Callable[[socket.socket], Peer]
+
+
+class Known(Protocol):
+    """Who is let in, and which address gRPC will know them by."""
+
+    def caller(self, peer: Peer) -> Caller | None: ...
+
+    def enter(self, address: str, caller: Caller) -> None: ...
+
+    def leave(self, address: str) -> None: ...
+
+
+def share(shared: Path, link: Path) -> socket.socket:
+    """A listening socket that callers connect to: in a folder that cells can have, and as `link`,
+    the folder's neighbour."""
+    listener = listen(shared / link.name)
+    fresh = link.with_name(f".{link.name}")
+    fresh.unlink(missing_ok=True)
+    fresh.symlink_to(Path(shared.name, link.name))
+    fresh.rename(link)
+    return listener
 
 
 def listen(path: Path) -> socket.socket:
@@ -64,7 +85,7 @@ def listen(path: Path) -> socket.socket:
 class Relay:
     """While entered, the running loop serves the listener. `target` is gRPC's own socket."""
 
-    def __init__(self, listener: socket.socket, target: Path, callers: Callers, find: Find) -> None:
+    def __init__(self, listener: socket.socket, target: Path, callers: Known, find: Find) -> None:
         self._listener = listener
         self._target = str(target)
         self._callers = callers

@@ -7,7 +7,11 @@ from initd.values import NamedTuple
 
 CREDENTIALS: Final = Path("/run/credentials/@system")
 SET: Final = "aurae.cells.json"
+POLICY: Final = "aurae.policy.json"
 LISTEN: Final = "[::]:8080"
+SVID_LIFE: Final = 3600.0
+# What may be asked for: less would be over before it is used, more could not be waited for.
+SVID_LIVES: Final = (5.0, 7 * 86400.0)
 
 
 class Settings(NamedTuple):
@@ -22,8 +26,16 @@ class Settings(NamedTuple):
     sets: tuple[Path, ...] = (CREDENTIALS / SET, Path("/etc/aurae/cells.json"))
     """Where a set of cells and executables may be that is applied at boot; the first counts."""
     initd: Path = Path("/run/aurae/initd.sock")
+    spiffe: str = ""
+    """Address of a SPIFFE agent that the node has its identity from, `unix:/PATH`."""
+    svid_life: float = SVID_LIFE
+    """Seconds that an X.509-SVID of a workload is valid."""
+    owns_clock: bool = False
+    """The clock is the node's to set: on a machine, and in no container."""
     disk: Path = Path("/var/lib/aurae")
     """Where what must outlive a boot goes, if a data disk is mounted there or above."""
+    claimable: bool = False
+    """Whether it may be claimed where it has no identity."""
 
     @property
     def state(self) -> Path:
@@ -32,9 +44,29 @@ class Settings(NamedTuple):
         return self.disk if self.disk.is_dir() else self.run / "state"
 
     @property
+    def identity(self) -> Path:
+        """What the node was given, or made, to prove who it is."""
+        return self.state / "identity"
+
+    @property
+    def secret(self) -> Path:
+        """What a claimer must know; it does not outlive a boot."""
+        return self.run / "claim.secret"
+
+    @property
     def socket(self) -> Path:
         """The API's name on the node, which leads to where it is shared with cells."""
         return self.run / "aurae.sock"
+
+    @property
+    def tls_socket(self) -> Path:
+        """The same API for whoever shows a certificate."""
+        return self.run / "aurae-tls.sock"
+
+    @property
+    def workload_socket(self) -> Path:
+        """The SPIFFE Workload API's name, in the same way."""
+        return self.run / "spiffe.sock"
 
     @property
     def shared(self) -> Path:
@@ -45,6 +77,30 @@ class Settings(NamedTuple):
     def internal(self) -> Path:
         """gRPC's own socket, in a folder that only we may enter."""
         return self.run / "runtime" / "grpc.sock"
+
+    @property
+    def policy(self) -> Path:
+        """What SetPolicy stores."""
+        return self.state / "policy.json"
+
+    @property
+    def boot_policy(self) -> Path | None:
+        """The policy that the node was given at boot."""
+        return self.credentials / POLICY if self.credentials else None
+
+    @property
+    def internal_tls(self) -> Path:
+        return self.run / "runtime" / "tls.sock"
+
+    @property
+    def workload_internal(self) -> Path:
+        """The socket of gRPC's server for the Workload API."""
+        return self.internal.with_name("workload.sock")
+
+    @property
+    def token_keys(self) -> Path:
+        """Public keys of tokens that the runtime has signed since boot."""
+        return self.internal.with_name("token-keys.json")
 
     @property
     def applied(self) -> Path:
@@ -76,6 +132,7 @@ class Settings(NamedTuple):
             listen=given.get("aurae.listen") or LISTEN,
             credentials=found,
             cgroups=Path(given["aurae.cgroups"]),
+            spiffe=given.get("aurae.spiffe", ""),
             sets=(*((found / SET,) if found else ()), Path("/etc/aurae/cells.json")),
         )
 
@@ -83,4 +140,17 @@ class Settings(NamedTuple):
     def from_cmdline(cls, cmdline: str) -> Self:
         """The last of a parameter counts, as with the kernel's own."""
         given = dict(word.partition("=")[::2] for word in cmdline.split())
-        return cls(listen=given.get("aurae.listen", LISTEN), log=given.get("aurae.log", "info"))
+        return cls(
+            listen=given.get("aurae.listen", LISTEN),
+            log=given.get("aurae.log", "info"),
+            spiffe=given.get("aurae.spiffe", ""),
+            owns_clock=True,
+            svid_life=_svid_life(given.get("aurae.svid-life", "")),
+            claimable=True,
+        )
+
+
+def _svid_life(text: str) -> float:
+    """What is no number of seconds counts as not given."""
+    least, most = SVID_LIVES
+    return min(max(float(text), least), most) if text.isascii() and text.isdigit() else SVID_LIFE

@@ -24,8 +24,8 @@ def test_credentials_arrive_by_each_channel(
 ) -> None:
     machine = boot(credentials=trust_domain.credentials(channel))
     modes = machine.system.read(f"stat -c '%a %u %n' {CREDENTIALS} {CREDENTIALS}/*").splitlines()
-    names = ("aurae.ca.crt", "aurae.node.crt", "aurae.node.key")
-    assert modes == [f"700 0 {CREDENTIALS}", *(f"400 0 {CREDENTIALS}/{name}" for name in names)]
+    names = ("ca.crt", "node-ca.crt", "node-ca.key", "node.crt", "node.key")
+    assert modes == [f"700 0 {CREDENTIALS}", *(f"400 0 {CREDENTIALS}/aurae.{n}" for n in names)]
     machine.poweroff()
 
 

@@ -8,7 +8,7 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 CHECK = ROOT.parent / "shared" / "contract" / "check"
-CONTRACTS = ("aurae.cells.v0", "aurae.discovery.v0", "aurae.observe.v0")
+CONTRACTS = ("aurae.cells.v0", "aurae.discovery.v0", "aurae.observe.v0", "spiffe-workload")
 
 
 @pytest.mark.skipif(not CHECK.exists(), reason="the contract is not beside this checkout")
