@@ -45,7 +45,7 @@ class Claim:
         secret: Path,
         check_policy: Callable[[bytes], None] | None = None,
     ) -> None:
-        """Raises OSError, and ValueError where a key on file is broken."""
+        """Raises OSError."""
         self._state = state
         self._check_policy = check_policy or _check_json
         self._lock = threading.Lock()
@@ -53,8 +53,8 @@ class Claim:
         self._keys = state / "claim"
         files.make_folder(state)
         files.make_folder(self._keys)
-        self.key = files.keep(self._keys / "node.key", _make_key)
-        self._ca_key = files.keep(self._keys / "node-ca.key", _make_key)
+        self.key = _key(self._keys / "node.key")
+        self._ca_key = _key(self._keys / "node-ca.key")
         self._request = requests.make(self.key)
         self._ca_request = requests.make(self._ca_key)
         of_key = fingerprint.of_key(requests.public_bytes(self._request))
@@ -153,6 +153,18 @@ class Claim:
         issued = authority.issue(signer, workload, key, validity=timedelta(hours=1), now=now)
         chain = issued.certificate + given.ca_certificate_chain
         svid.verify(chain, given.trust_bundle, now=now)
+
+
+def _key(path: Path) -> bytes:
+    """The one on file, or another where there is none or it is damaged: none is certified yet."""
+    key = files.keep(path, _make_key)
+    try:
+        svid.private_key(key)
+    except ValueError as e:
+        log.warning("%s: %s; another is made", path, e)
+        key = _make_key()
+        files.put(path, key)
+    return key
 
 
 def _make_key() -> bytes:

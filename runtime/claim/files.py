@@ -66,13 +66,18 @@ def become(state: Path, identity: Mapping[str, bytes], policy: bytes) -> None:
         else:
             (state / "policy.json").unlink(missing_ok=True)
         # A folder takes the place of an empty one, and of no other: rename(2).
-        fresh.rename(state / "identity")
+        placed = fresh.rename(state / "identity")
+        try:
+            _sync(state)
+        except OSError:
+            # It may be gone with the next power cut: then it had better not be here now.
+            placed.rename(fresh)
+            raise
     except OSError as e:
         shutil.rmtree(fresh, ignore_errors=True)
         if e.errno in (errno.ENOTEMPTY, errno.EEXIST):
             raise AlreadyExists("node: is claimed already; call it as who may use its API") from e
         raise
-    _sync(state)
 
 
 def _write(path: Path, content: bytes) -> None:

@@ -274,21 +274,39 @@ def test_a_claim_that_is_killed_at_any_moment_was_made_or_not(tmp_path: Path) ->
     assert made
 
 
-def test_a_full_disk_leaves_the_node_unclaimed(
+def test_a_disk_that_fails_at_any_moment_leaves_the_node_unclaimed(
     tmp_path: Path, claim: Claim, signer: Pair, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     offered = given(claim, signer)
-    before = contents(tmp_path)
+    true_sync, left = os.fsync, 0
 
-    def full(*_: object) -> None:
-        raise OSError(28, "No space left on device")
+    def sync(descriptor: int) -> None:
+        nonlocal left
+        if left == 0:
+            raise OSError(28, "No space left on device")
+        left -= 1
+        true_sync(descriptor)
 
-    with monkeypatch.context() as patch:
-        patch.setattr(os, "fsync", full)
-        with pytest.raises(OSError, match="No space"):
+    monkeypatch.setattr(os, "fsync", sync)
+    for count in range(100):
+        left = count
+        try:
             claim.claim(claim.fingerprint.secret, offered)
-    assert contents(tmp_path) == before
-    assert claim.claim(claim.fingerprint.secret, offered) == NODE
+        except OSError:
+            assert not (tmp_path / "state/identity").exists()
+            assert not list((tmp_path / "state").glob(".identity.*"))
+        else:
+            break
+    # Five files and their folder, the policy and its folder, and the folder of all.
+    assert count == 9
+    assert (tmp_path / "state/identity/node.crt").exists()
+
+
+def test_a_damaged_key_is_made_anew(tmp_path: Path, claim: Claim) -> None:
+    (tmp_path / "state/claim/node.key").write_bytes(claim.key[:100])
+    again = Claim(tmp_path / "state", tmp_path / "secret")
+    assert again.fingerprint.key != claim.fingerprint.key
+    assert Claim(tmp_path / "state", tmp_path / "secret").key == again.key
 
 
 def test_some_wrong_secrets_cost_nothing_and_the_next_ones_more_and_more_time() -> None:
