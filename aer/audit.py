@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from runtime.audit.chain import Verifier
 
 _SERVICE: Final = "aurae.audit.v0.AuditService"
-_HEADERS: Final = ("TIME", "", "WHO", "METHOD", "OBJECT", "RULE")
+_HEADERS: Final = ("SEQ", "TIME", "DECISION", "WHO", "METHOD", "OBJECT", "RULE")
 _FILTERS: Final = ("who", "method", "denied")
 
 
@@ -207,7 +207,8 @@ class _Table:
         for column, cells in enumerate(zip(*rows, strict=True)):
             self._widths[column] = max(self._widths[column], *map(len, cells))
         for row in rows:
-            padded = [text.ljust(width) for text, width in zip(row, self._widths, strict=True)]
+            number, *texts = zip(row, self._widths, strict=True)
+            padded = [number[0].rjust(number[1]), *(text.ljust(width) for text, width in texts)]
             print("  ".join(padded).rstrip())
         sys.stdout.flush()
 
@@ -219,6 +220,7 @@ def _row(event: "audit_pb2.AuditEvent") -> tuple[str, ...]:
     decided = kind == "decision"
     why = "; ".join(text for text in (event.rule, event.reason) if text)
     return (
+        str(event.seq),
         at,
         ("allowed" if event.allowed else "DENIED") if decided else kind,
         event.who,

@@ -1,4 +1,4 @@
-"""`aer node`: the commands of NodeService and ClaimService, and those of IdentityService."""
+"""`aer node`: the commands of NodeService, ClaimService and IdentityService."""
 
 import time
 from collections.abc import Iterator

@@ -69,7 +69,10 @@ def line(text: str, sealed: str) -> bytes:
 def parse(data: bytes) -> tuple[dict[str, Any], str, str]:
     """Fields, body and hash of a line. ValueError: it is no event."""
     text = data.decode("ascii").removesuffix("\n")
-    fields = json.loads(text)
+    try:
+        fields = json.loads(text)
+    except RecursionError as e:
+        raise ValueError("it is nested too deeply") from e
     if not isinstance(fields, dict) or text[-_TAIL : -len(GENESIS) - 2] != ',"hash":"':
         raise ValueError("it does not end with a hash")
     sealed = fields.pop("hash")
@@ -92,10 +95,14 @@ def header(after: int, previous: str) -> bytes:
 
 def parse_header(data: bytes) -> tuple[int, str]:
     """`after` and `previous`. ValueError: it is no header."""
-    fields = json.loads(data)
+    try:
+        fields = json.loads(data)
+    except RecursionError as e:
+        raise ValueError("it is nested too deeply") from e
     match fields:
         case {"audit": 1, "after": int(after), "previous": str(previous)} if len(fields) == 3:
-            return after, previous
+            if 0 <= after < _MOST:
+                return after, previous
     raise ValueError("is no header of an audit log")
 
 

@@ -2,7 +2,7 @@
 
 An event is written before the call that it is about goes on, and made safe on the disk within
 `SYNC` seconds. A disk that cannot be written, or is slow, holds nobody up: events wait in memory,
-the oldest are dropped beyond `WAITING`, and an event tells of those once it can be written again.
+beyond `WAITING` the oldest are dropped, and an event tells of those once it can be written again.
 """
 
 import asyncio
@@ -27,8 +27,10 @@ SIZE: Final = 64 << 20
 # Without a data disk the log is in memory.
 SIZE_IN_MEMORY: Final = 4 << 20
 
-# Events that wait for the disk: 2 MB, usually.
-WAITING: Final = 4096
+# Bytes of events that wait for the disk: some 5000 events.
+WAITING: Final = 2 << 20
+# Of those, how many a reader gets at once: with the longest texts they fit in a message.
+AT_ONCE: Final = 128
 # Seconds until what was written is made safe on the disk.
 SYNC: Final = 1.0
 # Seconds until a disk that failed is tried again.
@@ -63,7 +65,9 @@ class AuditLog:
         self._resume = 0.0
         self._head = Head()
         self._written = Head()
+        self._unsafe = False
         self._waiting: deque[Waiting] = deque()
+        self._size = 0
         self._sleepers: set[asyncio.Event] = set()
 
     @property
@@ -98,6 +102,9 @@ class AuditLog:
                 "peer": peer[:MOST],
             }
         )
+        # Here only: an event that tells of a gap must not make the next.
+        while self._size > self._most and len(self._waiting) > 1:
+            self._size -= len(self._waiting.popleft().line)
         self._flush()
 
     def open(self) -> None:
@@ -111,7 +118,7 @@ class AuditLog:
         except OSError as e:
             self._fail(e)
             return
-        waiting, self._waiting = self._waiting, deque()
+        waiting, self._waiting, self._size = self._waiting, deque(), 0
         self._opened = True
         self._head = self._written = found.head
         if found.fault:
@@ -138,8 +145,9 @@ class AuditLog:
                     if snapshot := self._segments.snapshot(head):
                         await asyncio.to_thread(self._segments.sync, snapshot)
                     safe = head
+                    self._unsafe = False
                 except OSError as e:
-                    self._fail(e)
+                    self._warn(e)
             await asyncio.sleep(SYNC)
 
     def close(self) -> None:
@@ -152,7 +160,7 @@ class AuditLog:
             if self._opened and (snapshot := self._segments.snapshot(self._written)):
                 self._segments.sync(snapshot)
         except OSError as e:
-            self._fail(e)
+            self._warn(e)
         self._segments.close()
         self._closed = True
 
@@ -189,7 +197,7 @@ class AuditLog:
 
     def _unwritten(self, cursor: Cursor) -> Batch | None:
         """What waits for the disk, for a reader who has come to the end of the files."""
-        events = [w for w in self._waiting if w.head.seq >= cursor.next]
+        events = [w for w in self._waiting if w.head.seq >= cursor.next][:AT_ONCE]
         if not events:
             return None
         lost = max(0, events[0].head.seq - cursor.next) if cursor.next else 0
@@ -213,8 +221,7 @@ class AuditLog:
         sealed = chain.seal(before.hash, text)
         self._head = Head(seq, sealed)
         self._waiting.append(Waiting(before, self._head, chain.line(text, sealed)))
-        if len(self._waiting) > self._most:
-            self._waiting.popleft()
+        self._size += len(self._waiting[-1].line)
         for wake in self._sleepers:
             wake.set()
 
@@ -233,6 +240,7 @@ class AuditLog:
                     self._waiting.appendleft(event)
                     raise
                 self._written = event.head
+                self._size -= len(event.line)
             if trim:
                 self._segments.trim(self._written)
         except OSError as e:
@@ -270,8 +278,14 @@ class AuditLog:
         if not self._failed:
             self._failed = True
             log.error(
-                "audit log %s: %s; events wait in memory, and the oldest of more than %d are lost",
+                "audit log %s: %s; events wait in memory, and beyond %d KiB the oldest are lost",
                 self._folder,
                 self._why,
-                self._most,
+                self._most >> 10,
             )
+
+    def _warn(self, error: OSError) -> None:
+        """It was written, and a power cut may take it."""
+        if not self._unsafe:
+            self._unsafe = True
+            log.error("audit log %s: is not safe on the disk: %s", self._folder, error)

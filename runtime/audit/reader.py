@@ -11,6 +11,7 @@ from runtime.audit.segments import Segments
 CHUNK: Final = 64 * 1024
 
 _BEGIN: Final = b'{"seq":'
+_DIGITS: Final = 20
 _HASH: Final = len(chain.GENESIS) + 2
 
 
@@ -136,4 +137,5 @@ class Cursor:
 def _number(line: bytes) -> int:
     """The number of an event, without parsing it; 0 if it is none."""
     digits = line[len(_BEGIN) :].partition(b",")[0]
-    return int(digits) if line.startswith(_BEGIN) and digits.isdigit() else 0
+    known = line.startswith(_BEGIN) and digits.isdigit() and len(digits) < _DIGITS
+    return int(digits) if known else 0

@@ -26,6 +26,9 @@ _HEAD_BYTES: Final = 256
 # A line with the longest texts is shorter.
 _LINE_BYTES: Final = 64 * 1024
 _SUFFIX: Final = ".jsonl"
+_DIGITS: Final = 20
+# Numbers that events never have are no names of ours.
+_MOST: Final = 1 << 62
 _APPEND: Final = os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC
 
 
@@ -61,14 +64,14 @@ class Segments:
         self._head = Head()
 
     def path(self, first: int) -> Path:
-        return self._folder / f"{first:020}{_SUFFIX}"
+        return self._folder / f"{first:0{_DIGITS}}{_SUFFIX}"
 
     def recover(self) -> Found:
         """Open what there is. A line that was not written to its end is cut off."""
         self.close()
         self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         self.firsts = sorted(
-            int(path.stem) for path in self._folder.glob(f"*{_SUFFIX}") if path.stem.isdecimal()
+            int(path.stem) for path in self._folder.glob(f"*{_SUFFIX}") if _named(path.stem)
         )
         place = self._read_head()
         if place is None and not self.firsts:
@@ -106,7 +109,8 @@ class Segments:
                 # Removed by now, before it was ever on the disk.
                 os.close(self._unsynced.pop(0))
         self._fd, self._size, self._torn = fd, len(data), False
-        self.firsts.append(first)
+        if first not in self.firsts:
+            self.firsts.append(first)
 
     def append(self, data: bytes) -> None:
         """All of `data`, or, once the disk can be written again, nothing of it."""
@@ -234,7 +238,8 @@ class Segments:
             text = (self._folder / "head.json").read_text("ascii")
             match json.loads(text):
                 case {"seq": int(seq), "hash": str(sealed), "segment": int(at), "size": int(size)}:
-                    return Place(Head(seq, sealed), at, size)
+                    if min(seq, at, size) >= 0 and max(seq, at, size) < _MOST:
+                        return Place(Head(seq, sealed), at, size)
         except (FileNotFoundError, ValueError):
             pass
         return None
@@ -273,6 +278,10 @@ class Snapshot(NamedTuple):
 
     place: Place
     fds: tuple[int, ...]
+
+
+def _named(stem: str) -> bool:
+    return len(stem) == _DIGITS and stem.isascii() and stem.isdecimal() and int(stem) < _MOST
 
 
 def _sync(path: Path) -> None:

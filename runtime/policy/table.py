@@ -16,9 +16,9 @@ class Permission(StrEnum):
     LOGS_READ = "logs.read"
     NODE_OBSERVE = "node.observe"
     NODE_CONTROL = "node.control"
+    AUDIT_READ = "audit.read"
     IDENTITY_READ = "identity.read"
     IDENTITY_WRITE = "identity.write"
-    AUDIT_READ = "audit.read"
     POLICY_READ = "policy.read"
     POLICY_WRITE = "policy.write"
 
@@ -82,8 +82,8 @@ _READS: Final = frozenset(
         Permission.CELLS_READ,
         Permission.LOGS_READ,
         Permission.NODE_OBSERVE,
-        Permission.IDENTITY_READ,
         Permission.AUDIT_READ,
+        Permission.IDENTITY_READ,
         Permission.POLICY_READ,
     }
 )

@@ -101,8 +101,8 @@ async def serving(
         log.warning("protobuf: is not compiled but pure Python, so the API is slow; mend the image")
     set_clock = clock.set_system if settings.owns_clock else None
     files = Files(settings.identity, settings.credentials, set_clock)
+    unclaimed = settings.claimable and not settings.spiffe and not files.any()
     source = _agent(settings) or files
-    unclaimed = settings.claimable and source is files and not files.any()
     trust = Trust()
     going_down = asyncio.Event()
 
@@ -136,8 +136,8 @@ async def serving(
             gate=gate,
             streams=Streams(settings.logs, processes, wakeups),
             health=Health(),
-            custody=Custody(files, trust, settings.spiffe),
             audit=audit,
+            custody=Custody(files, trust, settings.spiffe),
         )
         make = _maker(border, parts)
         server = make()

@@ -40,8 +40,8 @@ class Parts(NamedTuple):
     gate: Gate
     streams: Streams
     health: Health
-    custody: Custody
     audit: AuditLog
+    custody: Custody
 
 
 class Service(NamedTuple):

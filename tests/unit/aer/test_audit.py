@@ -59,9 +59,9 @@ def test_people_see_when_who_what_on_which_object_and_why(
     done = aer("audit", "log")
     assert done.status == 0
     header, start, first, *rest = done.out.splitlines()
-    assert header.split() == ["TIME", "WHO", "METHOD", "OBJECT", "RULE"]
-    assert start.split()[1:] == ["start", "auraed"]
-    assert re.split(" {2,}", first)[1:] == [
+    assert header.split() == ["SEQ", "TIME", "DECISION", "WHO", "METHOD", "OBJECT", "RULE"]
+    assert start.split()[::2] == ["1", "start"]
+    assert re.split(" {2,}", first.strip())[2:] == [
         "allowed",
         "spiffe://aurae.local/person/ann",
         "CellService/Allocate",
@@ -69,7 +69,7 @@ def test_people_see_when_who_what_on_which_object_and_why(
         "role admin for spiffe://aurae.local/person/*",
     ]
     (denied,) = [line for line in rest if "DENIED" in line]
-    assert denied.split()[2:4] == ["cell", "web"]
+    assert denied.split()[3:5] == ["cell", "web"]
     assert denied.endswith("is of another tenant")
 
 

@@ -17,7 +17,11 @@ ALL = Path(__file__).parents[3] / "proto/gen/all.pb"
 FOREIGN = {f"grpc.health.v1.Health.{method}" for method in ("Check", "List", "Watch")}
 
 # Noun of the command line for each package, where it is not the package's own word.
-NOUNS = {"aurae.cells.v0": "cell", "aurae.claim.v0": "node", "aurae.identity.v0": "node"}
+NOUNS = {
+    "aurae.cells.v0": "cell",
+    "aurae.claim.v0": "node",
+    "aurae.identity.v0": "node",
+}
 
 
 def methods() -> Iterator[MethodDescriptor]:
