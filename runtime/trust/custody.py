@@ -157,10 +157,10 @@ class Custody:
         for name in ("next.key", "next.ca.crt"):
             # Left by a crash before there was a certificate for them.
             (state / name).unlink(missing_ok=True)
-        if requested or not (state / "node.key").exists():
+        if _other(state / "node.key", key, absent=True):
             put(state / "next.key", key)
-        if roots:
-            put(state / "next.ca.crt", roots)
+        if _other(state / "ca.crt", wanted.bundle, absent=bool(roots)):
+            put(state / "next.ca.crt", wanted.bundle)
         # From here on it holds.
         put(state / "next.crt", chain)
         self._files.finish()
@@ -230,6 +230,14 @@ def put(path: Path, content: bytes) -> None:
         os.fsync(file.fileno())
     fresh.rename(path)
     sync(path.parent)
+
+
+def _other(path: Path, content: bytes, *, absent: bool) -> bool:
+    """Whether the file has another content; `absent` where it is not there."""
+    try:
+        return path.read_bytes() != content
+    except FileNotFoundError:
+        return absent
 
 
 def sync(folder: Path) -> None:

@@ -36,6 +36,8 @@ FEDERATED: Final = "aurae.federated."
 CHANGES: Final = inotify.CREATE | inotify.CLOSE_WRITE | inotify.MOVED_TO | inotify.DELETE
 # Seconds without another change until files are read: they are replaced one after the other.
 QUIET: Final = 0.2
+# Seconds after which they are read although something changes all the time.
+LONGEST: Final = 2.0
 
 
 _Check = Callable[[Material], tuple[Material, bool]]
@@ -145,12 +147,13 @@ class Files:
 
     async def _settle(self, changed: asyncio.Event) -> None:
         try:
-            while True:
-                changed.clear()
-                async with asyncio.timeout(QUIET):
-                    await changed.wait()
+            async with asyncio.timeout(LONGEST):
+                while True:
+                    changed.clear()
+                    async with asyncio.timeout(QUIET):
+                        await changed.wait()
         except TimeoutError:
-            return
+            changed.clear()
 
     async def _follow(self, trust: Trust) -> None:
         try:

@@ -4,20 +4,21 @@ import base64
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from pathlib import Path
 
 import grpc
 import pytest
 from aurae.discovery.v0 import discovery_pb2
+from aurae.discovery.v0.discovery_pb2_grpc import DiscoveryServiceStub
 from aurae.identity.v0 import identity_pb2 as pb
 from aurae.identity.v0.identity_pb2_grpc import IdentityServiceStub
 from grpc import StatusCode
 
+from aer.client import Config
 from image.machine import Credential
-from runtime.identity.authority import Pair
 from testkit.cells import Cell
 from testkit.machines import Machine, Machines
 from testkit.trust import TrustDomain
-from tests.unit.runtime.certificates import revoke, sign
 
 STATE = "/run/aurae/state/identity"
 CREDENTIALS = "/run/credentials/@system"
@@ -73,7 +74,7 @@ def test_a_node_calls_one_of_another_trust_domain_until_that_knows_it_no_more(
     assert (done.exit_code, done.stderr) == (0, "")
     assert "healthy" in done.stdout
     shut = machine.system.run(line.replace("discovery discover", "node poweroff"))
-    assert "spiffe://test.aurae.test/node/node: may not call Shutdown" in shut.stderr
+    assert "spiffe://test.aurae.test/node/node: may not call NodeService/Shutdown" in shut.stderr
     remove = pb.SetTrustRequest(trust_domain="test.aurae.test", remove=True)
     assert list(identity(called).SetTrust(remove).trust_domains) == ["other.test"]
     assert machine.system.run(line).exit_code == 1
@@ -81,7 +82,7 @@ def test_a_node_calls_one_of_another_trust_domain_until_that_knows_it_no_more(
 
 
 def test_replaced_files_and_a_signed_request_rotate_the_nodes_identity(
-    boot: Callable[..., Machine], trust_domain: TrustDomain
+    boot: Callable[..., Machine], trust_domain: TrustDomain, tmp_path: Path
 ) -> None:
     machine = boot()
     api = identity(machine)
@@ -94,20 +95,28 @@ def test_replaced_files_and_a_signed_request_rotate_the_nodes_identity(
     second = "spiffe://test.aurae.test/node/second"
     _until(machine, second)
     asked = api.GetSigningRequest(pb.GetSigningRequestRequest(spiffe_id=before.spiffe_id))
-    signer = Pair(trust_domain.bundle.read_bytes(), (trust_domain.folder / "ca.key").read_bytes())
-    signed = sign(signer, asked.signing_request.encode())
-    given = api.SetCertificate(pb.SetCertificateRequest(certificate=signed.decode()))
+    request = tmp_path / "node.csr"
+    request.write_text(asked.signing_request)
+    signed = trust_domain.pki("sign", str(request), "--node", "node")
+    given = api.SetCertificate(pb.SetCertificateRequest(certificate=signed))
     assert given.spiffe_id == before.spiffe_id
     with machine.connect() as fresh:
         now = IdentityServiceStub(fresh).GetIdentity(pb.GetIdentityRequest(), timeout=SECONDS)
-    assert (now.certificate, now.source) == (signed.decode(), STATE)
-    tester, _ = trust_domain.pair("person", "tester")
-    crl = revoke(signer, Pair(tester.read_bytes(), b""))
-    api.SetTrust(pb.SetTrustRequest(revocation_lists=crl.decode()))
-    with pytest.raises(grpc.RpcError) as caught:
-        machine.api.discovery.Discover(discovery_pb2.DiscoverRequest())
+    assert (now.certificate, now.source) == (signed, STATE)
+    trust_domain.pki("issue", "person", "gone")
+    config = tmp_path / "gone"
+    config.write_text(trust_domain.config(machine.address, "gone"))
+    with machine.connect(Config.load(config)) as channel:
+        stub = DiscoveryServiceStub(channel)
+        stub.Discover(discovery_pb2.DiscoverRequest(), timeout=SECONDS)
+        trust_domain.pki("revoke", str(trust_domain.pair("person", "gone")[0]))
+        crl = (trust_domain.folder / "crl.pem").read_text()
+        assert api.SetTrust(pb.SetTrustRequest(revocation_lists=crl)).revoked == 1
+        with pytest.raises(grpc.RpcError) as caught:
+            stub.Discover(discovery_pb2.DiscoverRequest(), timeout=SECONDS)
     assert caught.value.code() is StatusCode.UNAUTHENTICATED
     assert "revoked" in (caught.value.details() or "")
+    assert machine.api.discovery.Discover(discovery_pb2.DiscoverRequest()).healthy
 
 
 def test_a_certificate_is_the_identity_on_the_unix_socket_inside_of_a_cell(

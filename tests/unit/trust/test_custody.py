@@ -157,6 +157,20 @@ def test_a_node_without_an_identity_gets_one_and_then_serves_by_tls(tmp_path: Pa
                 assert discover(channel) == "1.2.3"
 
 
+def test_an_unclaimed_node_that_root_gives_an_identity_starts_again_with_it(tmp_path: Path) -> None:
+    signer = make_authority()
+    (tmp_path / "claimable").touch()
+    with nodes.owner(tmp_path), nodes.client(tmp_path) as there:
+        operator = Operator(there.channel)
+        with nodes.api(tmp_path) as process:
+            wait_until(lambda: "nobody has claimed this node" in there.log, "the offer")
+            asked = operator.request(spiffe_id=NODE).signing_request
+            operator.give(sign(signer, asked.encode()), signer.certificate)
+            assert process.wait(DEADLINE) == 0
+        with nodes.api(tmp_path), nodes.client(tmp_path) as again:
+            assert Operator(again.channel).show().spiffe_id == NODE
+
+
 def test_trust_is_set_shown_and_taken_back(node: Known, operator: Operator) -> None:
     other = make_authority("other.org")
     caller = issue(other, "spiffe://other.org/person/eve")
