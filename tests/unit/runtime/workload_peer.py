@@ -86,6 +86,7 @@ def _tls(side: Any) -> ssl.SSLContext:
         given = client.fetch_x509_context(timeout=20)
     svid = given.default_svid
     roots = given.x509_bundle_set.get_bundle_for_trust_domain(svid.spiffe_id.trust_domain)
+    assert roots is not None
     context = ssl.SSLContext(side)
     context.check_hostname = False
     context.verify_mode = ssl.CERT_REQUIRED
