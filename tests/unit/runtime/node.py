@@ -67,7 +67,7 @@ def appears(path: Path) -> None:
     """Wait until the file is there."""
     watch = inotify.init()
     try:
-        inotify.watch(watch, str(path.parent), inotify.CREATE)
+        inotify.watch(watch, str(path.parent), inotify.CREATE | inotify.MOVED_TO)
         while not path.exists():
             assert select.select([watch], [], [], DEADLINE)[0], f"{path} is not there in time"
             inotify.read(watch)

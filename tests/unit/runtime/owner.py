@@ -18,8 +18,11 @@ def main(folder: Path) -> None:
     signal.signal(signal.SIGTERM, lambda number, _: stop.append(number))
 
     def note(request: Object, _fds: list[int], _pid: int) -> Object:
-        with (folder / "asked").open("a") as asked:
-            asked.write(json.dumps(request) + "\n")
+        asked, fresh = folder / "asked", folder / ".asked"
+        before = asked.read_text() if asked.exists() else ""
+        fresh.write_text(f"{before}{json.dumps(request)}\n")
+        # Whoever waits for the file finds it whole.
+        fresh.rename(asked)
         if request["op"] == "shutdown" and (folder / "goes-down").exists():
             owner.control.tell({"event": "shutdown", "how": request["how"]})
         return {}
