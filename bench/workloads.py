@@ -52,7 +52,7 @@ def _fetch(address: str) -> None:
     request = workload_pb2.X509SVIDRequest()
     with grpc.insecure_channel(address, [("grpc.use_local_subchannel_pool", 1)]) as channel:
         api = workload_pb2_grpc.SpiffeWorkloadAPIStub(channel)
-        next(iter(api.FetchX509SVID(request, metadata=[HEADER], timeout=READY)))
+        next(iter(api.FetchX509SVID(request, metadata=(HEADER,), timeout=READY)))
 
 
 @contextmanager

@@ -56,10 +56,11 @@ class Identities:
         return kept
 
     def _kept(self, cell: str) -> X509Svid | None:
-        """What is not due yet. Raises Unavailable."""
-        kept = self._svids.get(cell) if self.issuer else None
-        fresh = kept is not None and kept.issued - BEHIND <= self._now() < kept.due
-        return kept if fresh else None
+        """What is not due yet."""
+        kept = self._svids.get(cell)
+        if kept is None or self._closed:
+            return None
+        return kept if kept.issued - BEHIND <= self._now() < kept.due else None
 
     def drop(self, cell: str) -> None:
         """The cell is gone. Another of its name has nothing of it."""
