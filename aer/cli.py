@@ -110,12 +110,12 @@ def _add_argument(parser: argparse.ArgumentParser, argument: Argument) -> None:
             options["choices"] = argument.choices
             if argument.metavar == "":
                 options["metavar"] = None
-        if argument.many:
+        if argument.many and argument.is_flag:
             options["action"] = "append"
     if argument.is_flag:
         options["required"] = argument.required
     elif argument.optional:
-        options["nargs"] = "?"
+        options["nargs"] = "*" if argument.many else "?"
     if argument.is_flag and argument.default is not None:
         options["help"] += f"; default: {argument.default}"
     action = parser.add_argument(*names, **options)

@@ -26,8 +26,9 @@ OPTIONS: Final = (
 def connect(config: Config) -> grpc.Channel:
     """A channel to the node of `config`; close it, or use it in `with`. Nothing is sent yet.
 
-    On a Unix socket the file's mode is the identity. Over TCP both sides show a certificate; gRPC's
-    client can check a DNS name but no SPIFFE ID, so the name to expect is a setting.
+    On a Unix socket the process is the identity, unless the socket is the one for TLS. There and
+    over TCP both sides show a certificate; gRPC's client can check a DNS name but no SPIFFE ID, so
+    the name to expect is a setting.
 
     Raises UsageError where a setting is missing, and AerError where a file cannot be read.
     """
@@ -36,8 +37,9 @@ def connect(config: Config) -> grpc.Channel:
             "no socket: which node is meant?",
             "aer pki config writes a configuration; or give --socket HOST:PORT",
         )
-    if config.socket.path:
-        return grpc.insecure_channel(f"unix:{config.socket.path}", options=OPTIONS)
+    target = f"unix:{config.socket.path}" if config.socket.path else config.socket.address
+    if not config.socket.secure:
+        return grpc.insecure_channel(target, options=OPTIONS)
     credentials = grpc.ssl_channel_credentials(
         root_certificates=_read(config, "ca_crt"),
         private_key=_read(config, "client_key"),
@@ -46,7 +48,7 @@ def connect(config: Config) -> grpc.Channel:
     options: tuple[tuple[str, str | int], ...] = OPTIONS
     if config.server_name:
         options += (("grpc.ssl_target_name_override", config.server_name),)
-    return grpc.secure_channel(config.socket.address, credentials, options=options)
+    return grpc.secure_channel(target, credentials, options=options)
 
 
 def _read(config: Config, name: str) -> bytes:

@@ -23,7 +23,7 @@ def explain(error: Any, config: Config) -> AerError:
     code: grpc.StatusCode = error.code()
     details: str = error.details() or ""
     if code is grpc.StatusCode.UNAVAILABLE and (trouble := _trouble(details)):
-        own = _own_fault(config) if config.socket and not config.socket.path else ""
+        own = _own_fault(config) if config.socket and config.socket.secure else ""
         message = f"{config.socket}: cannot connect: {trouble.means or details}"
         return AerError(message, own or trouble.hint(config))
     hint = HINTS[code](config) if code in HINTS else ""
@@ -78,7 +78,7 @@ def _name(config: Config) -> str:
 def _refused(config: Config) -> str:
     return (
         f"is the node up? if it is, it may not accept {config.client_crt}, which must be an SVID "
-        "of its trust domain: aer pki show"
+        "of its trust domain: aer pki inspect"
     )
 
 
@@ -101,7 +101,7 @@ TROUBLES: Final = (
     Trouble(
         "CERTIFICATE_VERIFY_FAILED",
         "the node's certificate is not signed by your authority",
-        lambda c: f"is {c.ca_crt} of the node's trust domain? see aer pki show",
+        lambda c: f"is {c.ca_crt} of the node's trust domain? see aer pki inspect",
     ),
     Trouble(
         "WRONG_VERSION_NUMBER",
@@ -150,8 +150,9 @@ def _log(_: Config) -> str:
 HINTS: Final[dict[grpc.StatusCode, Hint]] = {
     grpc.StatusCode.DEADLINE_EXCEEDED: lambda _: "--timeout gives it longer",
     grpc.StatusCode.NOT_FOUND: lambda _: "aer cell list shows what there is",
-    grpc.StatusCode.PERMISSION_DENIED: lambda c: (
-        f"aer pki show {c.client_crt} says who you are" if c.client_crt else ""
+    grpc.StatusCode.PERMISSION_DENIED: lambda _: "aer auth whoami says who you are and may do",
+    grpc.StatusCode.UNAUTHENTICATED: lambda c: (
+        f"aer pki show {c.client_crt} says until when it is valid" if c.client_crt else ""
     ),
     grpc.StatusCode.UNAVAILABLE: lambda _: "try again in a moment",
     grpc.StatusCode.INTERNAL: _log,

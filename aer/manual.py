@@ -62,7 +62,9 @@ def _command(command: Command) -> Iterator[str]:
 
 def _usage(command: Command) -> str:
     words = [
-        a.shown if not a.optional else f"[{a.shown}]" for a in command.arguments if not a.is_flag
+        (a.shown if not a.optional else f"[{a.shown}]") + "..." * a.many
+        for a in command.arguments
+        if not a.is_flag
     ]
     required = [f"{a.name} {a.shown}" for a in command.arguments if a.required]
     options = ["[OPTION]..."] if any(a.is_flag for a in command.arguments) else []

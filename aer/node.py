@@ -1,14 +1,18 @@
-"""`aer node`: the commands of NodeService."""
+"""`aer node`: the commands of NodeService, ClaimService and IdentityService."""
 
 import time
 from collections.abc import Iterator
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Final
 
-from aer import output
+from aer import identity, output, parse
 from aer.command import Argument, Call, Command
+from aer.errors import AerError, UsageError
 
 if TYPE_CHECKING:
+    from aer.claim import Naming
     from aer.session import Session
+    from runtime.identity.fingerprint import Fingerprint
 
 # Seconds between two looks at what the node waits for, and how long it may take to go down.
 _LOOK: Final = 0.5
@@ -47,6 +51,64 @@ def reload_daemon(call: Call) -> int:
         )
         output.show(node.config.output, answer, lambda: [said])
     return 0
+
+
+def claim_request(call: Call) -> int:
+    from aer.claim import Unclaimed
+
+    config = call.settings()
+    answer = Unclaimed(call["address"], call["fingerprint"], config.timeout).begin()
+    said = f"{answer.request.decode()}{answer.ca_request.decode()}"
+    output.show(config.output, answer, said.splitlines)
+    return 0
+
+
+def claim(call: Call) -> int:
+    from aer import claim as claiming
+
+    config = call.settings()
+    address, folder = call["address"], call["dir"]
+    naming = _naming(call)
+    policy = claiming.read_policy(call["policy"])
+    claiming.check_free(naming)
+    node = claiming.Unclaimed(address, call["fingerprint"], config.timeout)
+    try:
+        answer = node.claim(naming, policy)
+    except ValueError as e:
+        raise AerError(f"node {naming.name}: {e}") from e
+    if not call["no_wait"] and not node.serves(naming):
+        output.warn(f"{address}: is claimed, and does not serve yet")
+    said = (
+        f"{answer.spiffe_id}: claimed, {naming.files.certificate}",
+        f"aer pki config PERSON {naming.name} {address} --dir {folder} makes a configuration",
+    )
+    output.show(config.output, answer, lambda: said)
+    return 0
+
+
+def _naming(call: Call) -> "Naming":
+    """What a claimed node is to be: as `aer pki issue node` has it."""
+    from aer.claim import Naming
+    from aer.folder import Folder
+    from runtime.identity import svid
+
+    folder = Folder.of(call)
+    name = call["name"]
+    spiffe_id = folder.spiffe_id(svid.NODE + name)
+    dns_name = call["dns"] or f"{name}.node.{spiffe_id.trust_domain}"
+    try:
+        svid.parse_dns_name(dns_name)
+    except ValueError as e:
+        raise UsageError(f"node {name}: {e}", "give it another by --dns") from None
+    return Naming(
+        signer=folder.authority(),
+        id=spiffe_id,
+        dns_name=dns_name,
+        validity=timedelta(seconds=call["validity"]),
+        with_authority=not call["no_authority"],
+        files=folder.pair("node", name),
+        again=call["again"],
+    )
 
 
 def _wait(node: "Session") -> None:
@@ -91,6 +153,38 @@ _NO_WAIT: Final = Argument(
 )
 
 
+def _address(text: str) -> str:
+    from aer.claim import parse_address
+
+    return parse_address(text)
+
+
+def _fingerprint(text: str) -> "Fingerprint":
+    from runtime.identity.fingerprint import Fingerprint
+
+    return Fingerprint.parse(text)
+
+
+def _segment(text: str) -> str:
+    from runtime.identity.spiffe import parse_segment
+
+    return parse_segment(text)
+
+
+_ADDRESS: Final = Argument(
+    name="address", help="where the node listens", metavar="HOST:PORT", parse=_address
+)
+_FINGERPRINT: Final = Argument(
+    name="--fingerprint",
+    help="what the node's console shows: the words, of which three letters each will do, or the "
+    "text of the QR code",
+    metavar="WORDS",
+    parse=_fingerprint,
+    required=True,
+)
+_SECRET: Final = {"secret": "stands in the fingerprint"}
+
+
 def _down(word: str, text: str, more: str = "") -> Command:
     return Command(
         words=("node", word),
@@ -121,4 +215,92 @@ COMMANDS: Final = (
         run=reload_daemon,
         rpc="aurae.node.v0.NodeService.ReloadDaemon",
     ),
+    Command(
+        words=("node", "claim"),
+        help="give an identity to a node that has none",
+        text="For a node that was booted without credentials: its console shows a fingerprint. The "
+        "trust domain in DIR signs for the node's keys, which stay with it; DIR/node/NAME.crt is "
+        "made. Nothing is sent to a node with another fingerprint. Returns once the node serves "
+        "as spiffe://TRUST-DOMAIN/node/NAME.",
+        run=claim,
+        rpc="aurae.claim.v0.ClaimService.Claim",
+        arguments=(
+            _ADDRESS,
+            _FINGERPRINT,
+            Argument(
+                name="--name",
+                help="last part of its SPIFFE ID",
+                metavar="NAME",
+                parse=_segment,
+                required=True,
+            ),
+            Argument(
+                name="--dns",
+                help="its DNS name, which clients check; default: NAME.node.TRUST-DOMAIN",
+                metavar="NAME",
+            ),
+            Argument(
+                name="--dir",
+                help="where the trust domain's files are",
+                parse=parse.path,
+                default="~/.aurae/pki",
+                complete="directory",
+            ),
+            Argument(
+                name="--passphrase-file",
+                help="first line: the passphrase of DIR/ca.key; default: "
+                "AURAE_PKI_PASSPHRASE_FILE in the environment, else it is asked for",
+                metavar="FILE",
+                parse=parse.path,
+                complete="file",
+            ),
+            Argument(
+                name="--validity",
+                help="how long its certificates are valid; never longer than their authority",
+                metavar="DURATION",
+                parse=parse.duration,
+                default="365d",
+            ),
+            Argument(
+                name="--policy",
+                help="the policy that it begins with",
+                metavar="FILE",
+                parse=parse.path,
+                complete="file",
+            ),
+            Argument(
+                name="--no-authority",
+                help="do not make the node an authority for its workloads",
+                switch=True,
+            ),
+            Argument(
+                name="--again",
+                help="it was claimed by this name before: its old certificate gives way",
+                switch=True,
+            ),
+            Argument(
+                name="--no-wait",
+                help="return once it is claimed, and do not wait until it serves",
+                switch=True,
+            ),
+        ),
+        fixed={
+            **_SECRET,
+            "certificate_chain": "is signed for what the node asks for",
+            "ca_certificate_chain": "is signed for what the node asks for",
+            "trust_bundle": "is that of DIR",
+            "policy": "is the content of the file that --policy names",
+        },
+    ),
+    Command(
+        words=("node", "claim-request"),
+        help="show what a node that has no identity asks to be signed",
+        text="Two signing requests, for the node and for its own authority. For a trust domain "
+        "that is not in files of aer pki.",
+        run=claim_request,
+        rpc="aurae.claim.v0.ClaimService.Begin",
+        arguments=(_ADDRESS, _FINGERPRINT),
+        fixed=_SECRET,
+    ),
+    *identity.COMMANDS,
 )

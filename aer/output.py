@@ -22,6 +22,11 @@ def warn(message: str) -> None:
     print(f"aer: warning: {message}", file=sys.stderr)
 
 
+def note(message: str) -> None:
+    """What is not part of the output."""
+    print(f"({message})", file=sys.stderr)
+
+
 def show(form: str, answer: "Message", lines: Callable[[], Iterable[str]]) -> None:
     """`answer` for a program, or `lines` for people. Flushed, for whoever reads a stream."""
     if form == "table":

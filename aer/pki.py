@@ -1,62 +1,34 @@
 """`aer pki`: a trust domain and its SVIDs, in files. No node is asked."""
 
-from datetime import timedelta
-from pathlib import Path
+from collections.abc import Callable
+from importlib import import_module
 from typing import Final
 
-from aer import output, parse
+from aer import parse
 from aer.command import Argument, Call, Command
-from aer.errors import AerError, UsageError
-from runtime.identity import authority, store, svid
-from runtime.identity.authority import AUTHORITY_DAYS, NODE_AUTHORITY_DAYS, SVID_DAYS, KeyType
-from runtime.identity.spiffe import SpiffeId, parse_segment, parse_trust_domain
+from aer.errors import AerError
+from runtime.identity import store, svid
+from runtime.identity.authority import (
+    AUTHORITY_DAYS,
+    CRL_DAYS,
+    NODE_AUTHORITY_DAYS,
+    SVID_DAYS,
+    KeyType,
+    Reason,
+)
+from runtime.identity.spiffe import parse_segment, parse_trust_domain
 
 DIRECTORY: Final = "~/.aurae/pki"
 
 
-def init(call: Call) -> int:
-    files = store.PairFiles.at(call["dir"] / "ca")
-    key = files.leftover_key() or authority.make_key(KeyType(call["key_type"]))
-    validity = timedelta(seconds=call["validity"])
-    files.write(authority.make_authority(call["trust_domain"], key, validity=validity))
-    print(f"spiffe://{call['trust_domain']}: {files.certificate}, {files.key}")
-    return 0
+def _later(module: str, name: str) -> Callable[[Call], int]:
+    """The function `name` of `module`, imported when it is called: help needs neither."""
 
+    def run(call: Call) -> int:
+        status: int = getattr(import_module(module), name)(call)
+        return status
 
-def issue_node(call: Call) -> int:
-    signer = _authority(call["dir"])
-    spiffe_id = _spiffe_id(signer, svid.NODE + call["name"])
-    dns_name = call["dns"] or f"{call['name']}.node.{spiffe_id.trust_domain}"
-    try:
-        svid.parse_dns_name(dns_name)
-    except ValueError as e:
-        raise UsageError(f"node {call['name']}: {e}", "give it another by --dns") from None
-    return _issue(call, signer, spiffe_id, call["dir"] / "node", dns_name)
-
-
-def issue_person(call: Call) -> int:
-    signer = _authority(call["dir"])
-    spiffe_id = _spiffe_id(signer, svid.PERSON + call["name"])
-    return _issue(call, signer, spiffe_id, call["dir"] / "person", None)
-
-
-def issue_tenant(call: Call) -> int:
-    signer = _authority(call["dir"])
-    spiffe_id = _spiffe_id(signer, svid.TENANT + call["name"])
-    return _issue(call, signer, spiffe_id, call["dir"] / "tenant", None)
-
-
-def issue_node_ca(call: Call) -> int:
-    signer = _authority(call["dir"])
-    files = store.PairFiles.at(call["dir"] / "node" / f"{call['name']}.ca")
-    key = files.leftover_key() or authority.make_key(KeyType(call["key_type"]))
-    validity = timedelta(seconds=call["validity"])
-    pair = authority.make_intermediate(signer, key, call["name"], validity=validity)
-    files.write(pair)
-    own = _spiffe_id(signer, f"{svid.NODE}{call['name']}")
-    until = svid.certificates(pair.certificate)[0].not_valid_after_utc
-    print(f"{own}/…: {files.certificate}, {files.key}, valid until {until:%Y-%m-%d}")
-    return 0
+    return run
 
 
 def config(call: Call) -> int:
@@ -83,57 +55,6 @@ def config(call: Call) -> int:
     return 0
 
 
-def show(call: Call) -> int:
-    """What a certificate says, and whether it is an SVID."""
-    file: Path = call["file"]
-    pem = file.read_bytes()
-    try:
-        own = SpiffeId(authority.trust_domain(pem))
-    except ValueError:
-        shown = svid.parse(pem)
-    else:
-        certificate = svid.certificates(pem)[0]
-        start, end = certificate.not_valid_before_utc, certificate.not_valid_after_utc
-        shown = svid.Svid(own, None, start, end)
-    rows = {
-        "SPIFFE ID": str(shown.id),
-        "DNS name": shown.dns_name or "none",
-        "valid": f"{shown.not_before:%Y-%m-%d %H:%M} to {shown.not_after:%Y-%m-%d %H:%M} UTC",
-    }
-    for name, value in rows.items():
-        print(f"{name:<11}{value}")
-    return 0
-
-
-def _authority(folder: Path) -> authority.Pair:
-    files = store.PairFiles.at(folder / "ca")
-    try:
-        return files.load()
-    except FileNotFoundError as e:
-        hint = f"aer pki init --trust-domain NAME --dir {folder}"
-        raise AerError(f"{e.filename}: does not exist, so nothing can be issued", hint) from e
-
-
-def _spiffe_id(signer: authority.Pair, path: str) -> SpiffeId:
-    return SpiffeId(authority.trust_domain(signer.certificate), path)
-
-
-def _issue(
-    call: Call, signer: authority.Pair, spiffe_id: SpiffeId, folder: Path, dns_name: str | None
-) -> int:
-    files = store.PairFiles.at(folder / call["name"])
-    key_type = KeyType(call["key_type"])
-    key = files.leftover_key() or authority.make_key(key_type)
-    validity = timedelta(seconds=call["validity"])
-    pair = authority.issue(signer, spiffe_id, key, dns_name=dns_name, validity=validity)
-    files.write(pair)
-    until = svid.parse(pair.certificate).not_after
-    print(f"{spiffe_id}: {files.certificate}, {files.key}, valid until {until:%Y-%m-%d}")
-    if key_type is KeyType.ED25519:
-        output.warn("nodes and aer refuse it: gRPC accepts no Ed25519 key of a peer")
-    return 0
-
-
 def _quoted(text: object) -> str:
     """A TOML basic string."""
     import json
@@ -153,6 +74,27 @@ socket = {socket}
 server_name = {server_name}
 """
 
+
+def parse_tenant(text: str) -> str:
+    """`TENANT/NAME`; each is a segment of a path."""
+    tenant, slash, name = text.partition("/")
+    if not slash:
+        raise ValueError(f"{text!a} names nobody of a tenant; write TENANT/NAME")
+    return f"{parse_segment(tenant)}/{parse_segment(name)}"
+
+
+def parse_serial(text: str) -> int:
+    """As `aer pki inspect` and openssl show it."""
+    digits = text.replace(":", "")
+    try:
+        serial = int(digits, 16)
+    except ValueError:
+        serial = 0
+    if not 0 < serial < 1 << 160:
+        raise ValueError(f"{text!a} is no serial number; write hexadecimal digits")
+    return serial
+
+
 _DIR: Final = Argument(
     name="--dir",
     help="where the trust domain's files are",
@@ -169,6 +111,46 @@ _KEY_TYPE: Final = Argument(
 )
 
 
+_PASSPHRASE: Final = Argument(
+    name="--passphrase-file",
+    help="first line: the passphrase of DIR/ca.key; default: AURAE_PKI_PASSPHRASE_FILE in the "
+    "environment, else it is asked for",
+    metavar="FILE",
+    parse=parse.path,
+    complete="file",
+)
+_SIGNER: Final = (_DIR, _PASSPHRASE)
+_TO: Final = Argument(
+    name="--to",
+    help="a new file to write; default: stdout",
+    metavar="FILE",
+    parse=parse.path,
+    complete="file",
+)
+_DNS: Final = Argument(
+    name="--dns",
+    help="its DNS name, which clients check; default: NAME.node.TRUST-DOMAIN",
+    metavar="NAME",
+)
+_DOMAIN: Final = Argument(
+    name="--trust-domain",
+    help="whose; default: this folder's own",
+    metavar="NAME",
+    parse=parse_trust_domain,
+)
+
+
+def _output(*forms: str) -> Argument:
+    return Argument(
+        name="--output",
+        help=f"{forms[0]} for people, {forms[1]} for programs",
+        choices=forms,
+        metavar="FORMAT",
+        short="-o",
+        default=forms[0],
+    )
+
+
 def _validity(days: int) -> Argument:
     return Argument(
         name="--validity",
@@ -179,14 +161,6 @@ def _validity(days: int) -> Argument:
     )
 
 
-def parse_tenant(text: str) -> str:
-    """`TENANT/NAME`; each is a segment of a path."""
-    tenant, slash, name = text.partition("/")
-    if not slash:
-        raise ValueError(f"{text!a} names nobody of a tenant; write TENANT/NAME")
-    return f"{parse_segment(tenant)}/{parse_segment(name)}"
-
-
 _NAME: Final = Argument(name="name", help="last part of the SPIFFE ID", parse=parse_segment)
 
 COMMANDS: Final = (
@@ -195,7 +169,7 @@ COMMANDS: Final = (
         help="make the authority of a trust domain",
         text="Makes DIR/ca.crt and DIR/ca.key. Whoever has ca.key can be anybody: keep it off "
         "the nodes. Nothing that exists is overwritten.",
-        run=init,
+        run=_later("aer.issuing", "init"),
         arguments=(
             Argument(
                 name="--trust-domain",
@@ -204,7 +178,12 @@ COMMANDS: Final = (
                 parse=parse_trust_domain,
                 required=True,
             ),
-            _DIR,
+            Argument(
+                name="--encrypt",
+                help="put DIR/ca.key under a passphrase; so does --passphrase-file",
+                switch=True,
+            ),
+            *_SIGNER,
             _KEY_TYPE,
             _validity(AUTHORITY_DAYS),
         ),
@@ -213,15 +192,11 @@ COMMANDS: Final = (
         words=("pki", "issue", "node"),
         help="issue an SVID for a node",
         text="Makes DIR/node/NAME.crt and DIR/node/NAME.key for spiffe://TRUST-DOMAIN/node/NAME.",
-        run=issue_node,
+        run=_later("aer.issuing", "issue_node"),
         arguments=(
             _NAME,
-            Argument(
-                name="--dns",
-                help="its DNS name, which clients check; default: NAME.node.TRUST-DOMAIN",
-                metavar="NAME",
-            ),
-            _DIR,
+            _DNS,
+            *_SIGNER,
             _KEY_TYPE,
             _validity(SVID_DAYS),
         ),
@@ -231,15 +206,15 @@ COMMANDS: Final = (
         help="issue an SVID for a person",
         text="Makes DIR/person/NAME.crt and DIR/person/NAME.key for "
         "spiffe://TRUST-DOMAIN/person/NAME.",
-        run=issue_person,
-        arguments=(_NAME, _DIR, _KEY_TYPE, _validity(SVID_DAYS)),
+        run=_later("aer.issuing", "issue_person"),
+        arguments=(_NAME, *_SIGNER, _KEY_TYPE, _validity(SVID_DAYS)),
     ),
     Command(
         words=("pki", "issue", "tenant"),
         help="issue an SVID for somebody of a tenant",
         text="Makes DIR/tenant/TENANT/NAME.crt and .key for "
         "spiffe://TRUST-DOMAIN/tenant/TENANT/NAME.",
-        run=issue_tenant,
+        run=_later("aer.issuing", "issue_tenant"),
         arguments=(
             Argument(
                 name="name",
@@ -247,7 +222,7 @@ COMMANDS: Final = (
                 metavar="TENANT/NAME",
                 parse=parse_tenant,
             ),
-            _DIR,
+            *_SIGNER,
             _KEY_TYPE,
             _validity(SVID_DAYS),
         ),
@@ -257,8 +232,8 @@ COMMANDS: Final = (
         help="make an authority for a node, which issues SVIDs to its workloads",
         text="Makes DIR/node/NAME.ca.crt and DIR/node/NAME.ca.key, below the trust domain's own "
         "authority. It can sign for spiffe://TRUST-DOMAIN/node/NAME/… only, and no DNS name.",
-        run=issue_node_ca,
-        arguments=(_NAME, _DIR, _KEY_TYPE, _validity(NODE_AUTHORITY_DAYS)),
+        run=_later("aer.issuing", "issue_node_ca"),
+        arguments=(_NAME, *_SIGNER, _KEY_TYPE, _validity(NODE_AUTHORITY_DAYS)),
     ),
     Command(
         words=("pki", "config"),
@@ -279,11 +254,205 @@ COMMANDS: Final = (
         ),
     ),
     Command(
-        words=("pki", "show"),
-        help="show what a certificate says, and whether it is an SVID",
-        run=show,
+        words=("pki", "sign"),
+        help="sign a request for a certificate",
+        text="The key stays where it is: only the request comes, PKCS #10 in PEM, and only its key "
+        "is taken from it. Compare the fingerprint with who sent it first.",
+        run=_later("aer.issuing", "sign"),
         arguments=(
-            Argument(name="file", help="a certificate, PEM", parse=parse.path, complete="file"),
+            Argument(name="request", help="the request", parse=parse.path, complete="file"),
+            Argument(
+                name="--id",
+                help="for this SPIFFE ID, or this path of it in the trust domain",
+                metavar="ID",
+            ),
+            Argument(name="--node", help="for the node NAME", metavar="NAME", parse=parse_segment),
+            Argument(
+                name="--node-ca",
+                help="for the authority of the node NAME",
+                metavar="NAME",
+                parse=parse_segment,
+            ),
+            _DNS,
+            _TO,
+            *_SIGNER,
+            _validity(SVID_DAYS),
+        ),
+    ),
+    Command(
+        words=("pki", "renew"),
+        help="issue a certificate again, with new dates",
+        text="Puts the new one in the place of the old. Works for all that this authority issued "
+        "and has not revoked, and for DIR/ca.crt itself, whose key stays.",
+        run=_later("aer.issuing", "renew"),
+        arguments=(
+            Argument(name="file", help="the certificate", parse=parse.path, complete="file"),
+            Argument(
+                name="--new-key",
+                help="make a new key as well; the old one is lost",
+                switch=True,
+            ),
+            *_SIGNER,
+            Argument(
+                name="--validity",
+                help="how long it is valid; default: as long as the old one was made for",
+                metavar="DURATION",
+                parse=parse.duration,
+            ),
+        ),
+    ),
+    Command(
+        words=("pki", "revoke"),
+        help="revoke a certificate, and write the revocation list",
+        text="Writes DIR/crl.pem: what was revoked before, and this. Nodes heed it once they have "
+        "it. Without a certificate it only makes a newer list.",
+        run=_later("aer.issuing", "revoke"),
+        arguments=(
+            Argument(
+                name="file",
+                help="the certificate",
+                parse=parse.path,
+                optional=True,
+                complete="file",
+            ),
+            Argument(
+                name="--serial",
+                help="a certificate by its serial number, where it is lost; may be repeated",
+                metavar="HEX",
+                parse=parse_serial,
+                many=True,
+            ),
+            Argument(
+                name="--reason",
+                help="why",
+                choices=tuple(Reason),
+                metavar="REASON",
+                default=str(Reason.UNSPECIFIED),
+            ),
+            *_SIGNER,
+            Argument(
+                name="--validity",
+                help="when the next list is due",
+                metavar="DURATION",
+                parse=parse.duration,
+                default=f"{CRL_DAYS}d",
+            ),
+        ),
+    ),
+    Command(
+        words=("pki", "bundle", "show"),
+        help="show the roots of the trust domain, and of those federated with it",
+        run=_later("aer.bundling", "show"),
+        arguments=(_output("table", "json"), _DIR),
+    ),
+    Command(
+        words=("pki", "bundle", "add"),
+        help="believe more roots",
+        text="Into DIR/ca.crt, as an authority is being replaced, or DIR/federated/NAME.crt.",
+        run=_later("aer.bundling", "add"),
+        arguments=(
+            Argument(
+                name="file",
+                help="roots: PEM, or a SPIFFE bundle in JSON",
+                parse=parse.path,
+                complete="file",
+            ),
+            _DOMAIN,
+            _DIR,
+        ),
+    ),
+    Command(
+        words=("pki", "bundle", "remove"),
+        help="believe a root no more",
+        run=_later("aer.bundling", "remove"),
+        arguments=(
+            Argument(name="fingerprint", help="its SHA-256, or how that begins"),
+            _DOMAIN,
+            _DIR,
+        ),
+    ),
+    Command(
+        words=("pki", "bundle", "export"),
+        help="print a bundle for others",
+        run=_later("aer.bundling", "export_bundle"),
+        arguments=(
+            Argument(
+                name="--format",
+                help="pem, or the SPIFFE bundle format",
+                choices=("pem", "spiffe"),
+                metavar="FORMAT",
+                default="pem",
+            ),
+            Argument(
+                name="--sequence",
+                help="spiffe_sequence; default: when the bundle last changed",
+                metavar="NUMBER",
+                parse=parse.integer,
+            ),
+            _DOMAIN,
+            _TO,
+            _DIR,
+        ),
+    ),
+    Command(
+        words=("pki", "export", "kubernetes"),
+        help="print a TLS secret and a config map with the bundle",
+        text="The secret has the private key in it.",
+        run=_later("aer.bundling", "kubernetes"),
+        arguments=(
+            Argument(
+                name="file",
+                help="a certificate; its key lies beside it",
+                parse=parse.path,
+                complete="file",
+            ),
+            Argument(name="--name", help="of the secret; default: the file's", metavar="NAME"),
+            Argument(name="--namespace", help="of both; default: none", metavar="NAME"),
+            _output("yaml", "json"),
+            _TO,
+            _DIR,
+            _PASSPHRASE,
+        ),
+    ),
+    Command(
+        words=("pki", "export", "spire"),
+        help='make the files of SPIRE\'s upstream authority "disk"',
+        text="SPIRE then issues in this trust domain. Prints its part of the configuration.",
+        run=_later("aer.bundling", "spire"),
+        arguments=(
+            Argument(
+                name="folder",
+                help="where they are to lie",
+                parse=parse.path,
+                complete="directory",
+            ),
+            _DIR,
+            _PASSPHRASE,
+        ),
+    ),
+    Command(
+        words=("pki", "inspect"),
+        help="show what is in a file: certificates, requests, revocation lists, keys",
+        text="With a bundle it also says whether the chain in the file is believed, by the exit "
+        "status too.",
+        run=_later("aer.inspection", "inspect"),
+        arguments=(
+            Argument(name="file", help="PEM", parse=parse.path, complete="file"),
+            Argument(
+                name="--bundle",
+                help="believe these roots",
+                metavar="FILE",
+                parse=parse.path,
+                complete="file",
+            ),
+            Argument(
+                name="--crl",
+                help="and these revocation lists",
+                metavar="FILE",
+                parse=parse.path,
+                complete="file",
+            ),
+            _output("table", "json"),
         ),
     ),
 )

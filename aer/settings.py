@@ -16,6 +16,10 @@ SEARCHED: Final = (
 )
 # Where the API is on a node itself, and in each of its cells: what is meant where nothing else is.
 LOCAL: Final = Path("/run/aurae/aurae.sock")
+# Where it is for whoever shows a certificate.
+SECURE: Final = Path("/run/aurae/aurae-tls.sock")
+# Before the path of such a socket.
+WITH_TLS: Final = "unix+tls:"
 OUTPUTS: Final = ("table", "json", "yaml")
 
 
@@ -25,15 +29,24 @@ class Endpoint:
 
     path: Path | None
     address: str = ""
+    with_tls: bool = False
+    """The Unix socket is the one that demands a certificate."""
+
+    @property
+    def secure(self) -> bool:
+        """Whether both sides show certificates."""
+        return self.path is None or self.with_tls
 
     @classmethod
     def parse(cls, text: str, base: Path | None = None) -> Self:
         """`text` is a path if it has a slash, else `host:port`, an IPv6 address in brackets.
 
-        A relative path counts from `base`. Raises ValueError.
+        A path after `unix+tls:` is of a socket that demands a certificate. A relative one counts
+        from `base`. Raises ValueError.
         """
-        if "/" in text:
-            return cls((base or Path.cwd()) / parse.path(text))
+        path = text.removeprefix(WITH_TLS)
+        if "/" in path:
+            return cls((base or Path.cwd()) / parse.path(path), with_tls=path != text)
         host, colon, port = text.rpartition(":")
         if not colon or not host or not port.isdecimal() or not 0 < int(port) < 65536:
             raise ValueError(f"{text!r} is neither a path (with a /) nor host:port")
@@ -42,7 +55,7 @@ class Endpoint:
         return cls(None, text)
 
     def __str__(self) -> str:
-        return str(self.path) if self.path else self.address
+        return f"{WITH_TLS if self.with_tls else ''}{self.path}" if self.path else self.address
 
 
 def _output(text: str) -> str:
@@ -79,7 +92,8 @@ SETTINGS: Final = (
         name="socket",
         section="system",
         metavar="PATH|HOST:PORT",
-        help="where the API listens: a Unix socket, or host:port with IPv6 in brackets; default: "
+        help="where the API listens: a Unix socket, or host:port with IPv6 in brackets; "
+        f"{WITH_TLS}PATH is the Unix socket that demands a certificate, {SECURE}; default: "
         f"{LOCAL} where that exists",
         parse=Endpoint.parse,
         complete="file",

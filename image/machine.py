@@ -123,6 +123,8 @@ class Machine:
     """The kernel's console: `null` is none."""
     reboots: bool = False
     """A reset boots it again, instead of ending QEMU."""
+    date: str = ""
+    """Of its battery-backed clock at first, such as 2020-01-01; the host's time by default."""
 
     def kernel_cmdline(self) -> str:
         # The kernel's own lines take it a tenth of its start where they are shown.
@@ -215,6 +217,7 @@ def command(
         ),
         *_joined(["-device", device] for device in machine.devices),
         *([] if machine.reboots else ["-no-reboot"]),
+        *(["-rtc", f"base={machine.date}"] if machine.date else []),
     ]
 
 

@@ -33,6 +33,15 @@ class PermissionDenied(AuraedError):
     """The caller may not do this."""
 
 
+class Unauthenticated(AuraedError):
+    """Nobody who is known calls: show another certificate, or have yours renewed."""
+
+    def __init__(self, message: str, claimed: str = "") -> None:
+        super().__init__(message)
+        self.claimed = claimed
+        """Who the caller says it is, for the audit; nothing vouches for it."""
+
+
 class Unimplemented(AuraedError):
     """Not built: do without it."""
 

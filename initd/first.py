@@ -13,7 +13,7 @@ from contextlib import ExitStack, suppress
 from typing import Final
 
 from initd import headstart
-from initd.boot import cgroups, credentials, drivers, mounts
+from initd.boot import cgroups, credentials, data, drivers, mounts
 from initd.boot.cmdline import CommandLine, parse
 from initd.boot.modules import Modules
 from initd.boot.plan import Done, Step, Taken, run_plan
@@ -78,6 +78,7 @@ def begin() -> Begun:
             Step("mounts", beginning.mount),
             Step("cgroups", lambda: Done(problems=tuple(cgroups.make_tree()))),
             Step("credentials", _collect_credentials, optional=True),
+            Step("data disk", lambda: data.place(beginning.command_line), optional=True),
             Step("services", beginning.start_services),
             Step("hardware", beginning.load_drivers, optional=True),
         ),

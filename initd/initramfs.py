@@ -14,6 +14,7 @@ from typing import Final, NoReturn
 
 from initd import headstart, pack
 from initd.boot import cgroups
+from initd.boot.disks import block_devices, lines
 from initd.linux import module
 from initd.linux.mount import MountFlag, mount
 
@@ -134,7 +135,7 @@ def keep_credentials(source: str, target: str) -> None:
 def load_modules(purpose: str, folder: str = "") -> None:
     """Load what is listed in load order: a list made with the image. `root` is for any root."""
     folder = folder or f"/usr/lib/modules/{os.uname().release}"
-    for path in _lines(f"{folder}/modules.{purpose}"):
+    for path in lines(f"{folder}/modules.{purpose}"):
         try:
             module.load(f"{folder}/{path}")
         except FileExistsError:
@@ -196,20 +197,6 @@ class matcher:  # noqa: N801 (a function with state)
                 return erofs_label(f"/dev/{device['DEVNAME']}") == self._value
 
 
-def block_devices(folder: str) -> list[dict[str, str]]:
-    """The properties of each block device (its `uevent`), and `DISK`, what a partition lies on."""
-    devices = []
-    for name in sorted(os.listdir(folder)):
-        lines = _lines(f"{folder}/{name}/uevent")
-        properties = {key: value for key, _, value in (line.partition("=") for line in lines)}
-        if "DEVNAME" in properties:
-            if properties.get("DEVTYPE") == "partition":
-                path = os.path.realpath(f"{folder}/{name}")
-                properties["DISK"] = os.path.basename(os.path.dirname(path))
-            devices.append(properties)
-    return devices
-
-
 def partition_uuid(device: Mapping[str, str]) -> str | None:
     """The unique GUID of a partition, from the kernel or else from the disk's GPT."""
     if known := device.get("PARTUUID"):
@@ -217,7 +204,7 @@ def partition_uuid(device: Mapping[str, str]) -> str | None:
     if "DISK" not in device:
         return None
     disk = device["DISK"]
-    [size] = _lines(f"/sys/class/block/{disk}/queue/logical_block_size")
+    [size] = lines(f"/sys/class/block/{disk}/queue/logical_block_size")
     try:
         with open(f"/dev/{disk}", "rb") as file:
             return guid_in_table(file.read(int(size) * 34), int(size), int(device["PARTN"]))
@@ -331,15 +318,6 @@ def empty(folder: str, keep: Iterable[str]) -> None:
 def _describe(device: Mapping[str, str]) -> str:
     label = device.get("PARTNAME")
     return f"{device['DEVNAME']} ({label})" if label else device["DEVNAME"]
-
-
-def _lines(path: str) -> list[str]:
-    """The lines of a small file; none if it vanished, as files in sysfs do."""
-    try:
-        with open(path, encoding="utf-8", errors="replace") as file:
-            return file.read().splitlines()
-    except OSError:
-        return []
 
 
 def _log(message: str) -> None:

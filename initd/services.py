@@ -165,7 +165,9 @@ class Service:
             elif was_ready:
                 self._backoff = min(self._backoff, READY_LIMIT)
             when = f"in {self._backoff:g} s" if self._backoff else "at once"
-            self._log.error(f"{self.name}: ended {describe(ending)}; starting it again {when}")
+            # It may end by itself to start as something else, as after a claim.
+            tell = self._log.info if ending.code == 0 else self._log.error
+            tell(f"{self.name}: ended {describe(ending)}; starting it again {when}")
             self._start_later()
 
     def _start_later(self) -> None:

@@ -1,35 +1,55 @@
 """How much of the node a caller sees: all of it, or one cell's subtree."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Final
 
+from initd.errors import NotFound
 from initd.values import NamedTuple
 
 
+class OutOfScope(NotFound):
+    """It lies outside of what the caller sees. Whether it exists was not looked at."""
+
+
 class Scope(NamedTuple):
-    """Inside `cell` names are relative to it, and nothing else exists. None: the whole node."""
+    """Nothing outside of `cell` exists. None: the whole node.
+
+    A caller inside of the cell names what is in it from there. A tenant calls from elsewhere, and
+    names the cell and what is in it from the node."""
 
     cell: str | None = None
     identity: tuple[int, int] | None = None
     """User and group that it may start executables as. None: as anybody."""
+    tenant: bool = False
 
     def absolute(self, name: str) -> str:
-        """The cell that a caller means by `name`."""
-        return f"{self.cell}/{name}" if self.cell else name
+        """The cell that a caller means by `name`. Raises OutOfScope."""
+        if not self.cell:
+            return name
+        if not self.tenant:
+            return f"{self.cell}/{name}"
+        if not self.holds(name):
+            _outside.get()(name)
+            raise OutOfScope(f"cell {name}: does not exist; yours are {self.cell} and those in it")
+        return name
 
     def relative(self, cell: str) -> str:
         """The inverse of `absolute`, for a cell below."""
-        return cell.removeprefix(f"{self.cell}/") if self.cell else cell
+        return cell if not self.cell or self.tenant else cell.removeprefix(f"{self.cell}/")
 
     def holds(self, cell: str) -> bool:
         """Is `cell` the scope's own, or below it?"""
         return not self.cell or cell == self.cell or cell.startswith(f"{self.cell}/")
 
+    def is_own(self, cell: str) -> bool:
+        """Is it the cell that the caller is in?"""
+        return cell == self.cell and not self.tenant
+
     def title(self, cell: str) -> str:
         """How messages call a cell. What lies outside has no name."""
-        if cell == self.cell:
+        if self.is_own(cell):
             return "this cell"
         return f"cell {self.relative(cell)}" if self.holds(cell) else "a cell above"
 
@@ -37,6 +57,7 @@ class Scope(NamedTuple):
 NODE: Final = Scope()
 
 _current: ContextVar[Scope] = ContextVar("scope", default=NODE)
+_outside: ContextVar[Callable[[str], None]] = ContextVar("outside", default=lambda _name: None)
 
 
 def current() -> Scope:
@@ -45,10 +66,13 @@ def current() -> Scope:
 
 
 @contextmanager
-def entered(scope: Scope) -> Iterator[None]:
-    """Within the block, in this task and those it makes, `scope` is the current one."""
+def entered(scope: Scope, outside: Callable[[str], None] = lambda _name: None) -> Iterator[None]:
+    """Within the block, in this task and those it makes, `scope` is the current one. `outside` is
+    told of each name that lies outside of it."""
     token = _current.set(scope)
+    other = _outside.set(outside)
     try:
         yield
     finally:
+        _outside.reset(other)
         _current.reset(token)

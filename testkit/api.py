@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from typing import Any, Final, NamedTuple, Self
 
 import grpc
+from aurae.audit.v0.audit_pb2_grpc import AuditServiceStub
+from aurae.auth.v0.auth_pb2_grpc import AuthServiceStub
 from aurae.cells.v0.cells_pb2_grpc import CellServiceStub
 from aurae.discovery.v0.discovery_pb2_grpc import DiscoveryServiceStub
 from aurae.node.v0.node_pb2_grpc import NodeServiceStub
@@ -21,6 +23,8 @@ class Api:
     """The services. A call without `timeout` has `CALL_SECONDS`."""
 
     channel: grpc.Channel
+    audit: AuditServiceStub
+    auth: AuthServiceStub
     cells: CellServiceStub
     discovery: DiscoveryServiceStub
     node: NodeServiceStub
@@ -33,6 +37,8 @@ class Api:
         bounded = grpc.intercept_channel(channel, _Bounded())
         return cls(
             channel=bounded,
+            audit=AuditServiceStub(bounded),
+            auth=AuthServiceStub(bounded),
             cells=CellServiceStub(bounded),
             discovery=DiscoveryServiceStub(bounded),
             node=NodeServiceStub(bounded),

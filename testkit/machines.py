@@ -165,6 +165,7 @@ class Machines:
         devices: Sequence[str] = (),
         console: str = "ttyS0",
         reboots: bool = False,
+        date: str = "",
         wait: bool = True,
     ) -> Machine:
         """Boot a machine; by default wait until its API answers.
@@ -187,6 +188,7 @@ class Machines:
             devices=tuple(devices),
             console=console,
             reboots=reboots,
+            date=date,
         )
         for left in reversed(range(BOOT_ATTEMPTS)):
             folder = self.folder / str(next(self._number))

@@ -1,8 +1,8 @@
 """What the kernel command line asks of PID 1."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from types import MappingProxyType
-from typing import Final
+from typing import Any, Final
 
 from initd.log import Level
 from initd.values import NamedTuple
@@ -10,6 +10,8 @@ from initd.values import NamedTuple
 # Seconds that PID 1 or the runtime may be silent.
 WATCHDOG: Final = 60
 _WATCHDOG_LIMITS: Final = (5, 3600)
+# How a data disk may be named.
+_DISKS: Final = ("LABEL=", "PARTLABEL=", "/dev/")
 _LEVELS: Final = {"debug": Level.DEBUG, "info": Level.INFO, "warning": Level.WARNING}
 
 
@@ -21,55 +23,78 @@ class CommandLine(NamedTuple):
     sysctls: Mapping[str, str] = MappingProxyType({})
     watchdog: int = WATCHDOG
     """Seconds; 0: no device is used."""
+    data: str = ""
+    """The data disk; empty: one that is there and named as such; `off`: none."""
+    unclaim: bool = False
+    """Whether what is stored of who the node is is moved away."""
     problems: tuple[str, ...] = ()
 
 
 def parse(text: str) -> CommandLine:
     """The last one counts where a parameter stands twice."""
-    hostname, level, watchdog = "aurae", Level.INFO, WATCHDOG
+    found: dict[str, Any] = {}
     sysctls: dict[str, str] = {}
     problems: list[str] = []
     for word in words(text):
         name, _, value = word.partition("=")
-        if name == "aurae.hostname":
-            if _is_hostname(value):
-                hostname = value
-            else:
-                problems.append(f"{word}: a host name has 1 to 64 of a-z A-Z 0-9 - and .")
-        elif name == "aurae.log":
-            if value in _LEVELS:
-                level = _LEVELS[value]
-            else:
-                problems.append(f"{word}: must be one of {', '.join(_LEVELS)}")
-        elif name == "aurae.watchdog":
-            seconds = _watchdog(value)
-            if seconds is None:
-                low, high = _WATCHDOG_LIMITS
-                problems.append(f"{word}: must be off, or {low} to {high} seconds")
-            else:
-                watchdog = seconds
-        elif name.startswith("aurae.sysctl."):
-            key = name.removeprefix("aurae.sysctl.")
-            if key and ".." not in key and "/" not in key:
-                sysctls[key] = value
-            else:
-                problems.append(f"{word}: a sysctl's name has parts with dots between them")
-    return CommandLine(
-        hostname=hostname,
-        level=level,
-        sysctls=sysctls,
-        watchdog=watchdog,
-        problems=tuple(problems),
-    )
+        try:
+            if name in _READERS:
+                field, read = _READERS[name]
+                found[field] = read(value)
+            elif name.startswith("aurae.sysctl."):
+                sysctls[_sysctl(name.removeprefix("aurae.sysctl."))] = value
+        except ValueError as error:
+            problems.append(f"{word}: {error}")
+    return CommandLine(**found, sysctls=sysctls, problems=tuple(problems))
 
 
-def _watchdog(value: str) -> int | None:
+def _hostname(value: str) -> str:
+    if not _is_hostname(value):
+        raise ValueError("a host name has 1 to 64 of a-z A-Z 0-9 - and .")
+    return value
+
+
+def _level(value: str) -> Level:
+    if value not in _LEVELS:
+        raise ValueError(f"must be one of {', '.join(_LEVELS)}")
+    return _LEVELS[value]
+
+
+def _watchdog(value: str) -> int:
     if value == "off":
         return 0
     low, high = _WATCHDOG_LIMITS
     if value.isascii() and value.isdigit() and low <= int(value) <= high:
         return int(value)
-    return None
+    raise ValueError(f"must be off, or {low} to {high} seconds")
+
+
+def _data(value: str) -> str:
+    if value != "off" and (value in _DISKS or not value.startswith(_DISKS)):
+        raise ValueError("must be off, LABEL=…, PARTLABEL=… or /dev/…")
+    return value
+
+
+def _unclaim(value: str) -> bool:
+    if value:
+        raise ValueError("takes no value")
+    return True
+
+
+def _sysctl(key: str) -> str:
+    if not key or ".." in key or "/" in key:
+        raise ValueError("a sysctl's name has parts with dots between them")
+    return key
+
+
+# Which field of CommandLine a parameter is, and how its value is read.
+_READERS: Final[Mapping[str, tuple[str, Callable[[str], Any]]]] = {
+    "aurae.hostname": ("hostname", _hostname),
+    "aurae.log": ("level", _level),
+    "aurae.watchdog": ("watchdog", _watchdog),
+    "aurae.data": ("data", _data),
+    "aurae.unclaim": ("unclaim", _unclaim),
+}
 
 
 def words(text: str) -> list[str]:

@@ -6,7 +6,7 @@ import logging
 import os
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Final
@@ -32,6 +32,7 @@ from runtime.cells.endings import MARGIN, Endings
 from runtime.cells.inits import Inits
 from runtime.cells.listening import listens
 from runtime.cells.model import (
+    LIMITS,
     SYSTEM,
     Cell,
     Executable,
@@ -114,6 +115,8 @@ class Cells:
         self._half_made: list[str] = []
         self.on_removed: Callable[[str], None] = lambda _name: None
         """Told of each cell that is gone."""
+        self.quota: Callable[[str], int | None] = lambda _name: None
+        """How many cells there may be in an outermost one. None: it is no tenant's."""
         self._inits = Inits(processes)
         self._allocating: set[str] = set()
 
@@ -202,6 +205,21 @@ class Cells:
             self._cells[cell.name] = cell
         self._changes.publish(time.time_ns(), Allocated(cell))
 
+    def adjust(self, cell: Cell) -> None:
+        """Give a cell the limits of `cell`, where it is there; isolation and security stay.
+
+        One that the kernel refuses ends it: those before it hold, and the file says the old ones.
+        """
+        before = self._cells.get(cell.name)
+        if before is None or cell.name in self._going:
+            return
+        after = before._replace(**{field: getattr(cell, field) for field in LIMITS})
+        limits.check(after, self._cgroups)
+        with self._specs.replaced(after):
+            for file, value in limits.changed(before, after).items():
+                limits.write(self._cgroups, cell.name, file, value)
+        self._cells[cell.name] = after
+
     def _make(self, cell: Cell) -> None:
         """The cgroup and its limits, or nothing."""
         with ExitStack() as undo:
@@ -240,11 +258,15 @@ class Cells:
             log.error("cell %s: is half-made and cannot be removed: %s", name, e)
 
     def _check_room(self, name: str) -> None:
-        """A caller in a cell leaves half of the room to the others."""
+        """A caller in a cell leaves half of the room to the others, and a tenant has its quota."""
         there, most, whose = len(self._cells), self._most, "this node"
-        if scope.current().cell is not None:
-            outermost = name.partition("/")[0]
+        outermost = name.partition("/")[0]
+        quota = self.quota(outermost) if outermost != name else None
+        if quota is not None or scope.current().cell is not None:
             there, most, whose = len(self._subtree(outermost)), most // 2, "a cell of this node"
+        if quota is not None and quota < most:
+            # The tenant's own cell is the node's.
+            there, most, whose = there - 1, quota, f"tenant {outermost}"
         if there >= most:
             raise ResourceExhausted(
                 f"{_title(name)}: {whose} takes {most} cells and has as many; free some first"
@@ -449,22 +471,15 @@ class Cells:
         line = self._line(self._cells[cell])
         return self._inits.inner(line, uid), self._inits.inner(line, gid)
 
-    def list(self, inside: str | None = None) -> tuple[Node, ...]:
+    def list(self, inside: str | None = None, *, whole: bool = False) -> tuple[Node, ...]:
         """The cells inside of a cell, or all, as a forest by name.
 
         Last comes the cell itself, without its children; the system's own if it has executables.
+        `whole`: the cell itself with all that is in it, if it is there.
         """
-        if inside is not None:
+        if inside is not None and not (whole and inside not in self._cells):
             self._existing(inside)
-        statuses: dict[str, list[Status]] = {}
-        for process in self._processes:
-            cell = runs_in(process)
-            if cell is not None and (inside is None or within(cell, inside)):
-                statuses.setdefault(cell, []).append(self._status(process.id))
-        for wanted in self._supervision:
-            # What waits has no process yet. It comes after those that have one.
-            if self._processes.get(wanted.id) is None:
-                statuses.setdefault(wanted.cell, []).append(self._status(wanted.id))
+        statuses = self._by_cell(inside)
         children: dict[str | None, list[str]] = {}
         for name in sorted(self._cells):
             children.setdefault(parent(name), []).append(name)
@@ -477,12 +492,27 @@ class Cells:
                 self._inits.get(name),
             )
 
+        if inside is not None and whole:
+            return (node(inside),) if inside in self._cells else ()
         nodes = tuple(map(node, children.get(inside, ())))
         if inside is not None:
             return (*nodes, Node(self._cells[inside], (), tuple(statuses.get(inside, ()))))
         if SYSTEM in statuses:
             nodes += (Node(None, (), tuple(statuses[SYSTEM])),)
         return nodes
+
+    def _by_cell(self, inside: str | None) -> Mapping[str, Sequence[Status]]:
+        """How the executables of each cell stand, of those inside of a cell, or of all."""
+        statuses: dict[str, list[Status]] = {}
+        for process in self._processes:
+            cell = runs_in(process)
+            if cell is not None and (inside is None or within(cell, inside)):
+                statuses.setdefault(cell, []).append(self._status(process.id))
+        for wanted in self._supervision:
+            # What waits has no process yet. It comes after those that have one.
+            if self._processes.get(wanted.id) is None:
+                statuses.setdefault(wanted.cell, []).append(self._status(wanted.id))
+        return statuses
 
     def _subtree(self, name: str) -> tuple[str, ...]:
         return tuple(cell for cell in self._cells if within(cell, name))
@@ -548,7 +578,7 @@ class Cells:
         return cell == SYSTEM or (cell in self._cells and cell not in self._going)
 
     async def watch(
-        self, inside: str | None = None
+        self, inside: str | None = None, *, whole: bool = False
     ) -> AsyncIterator[tuple[Node, ...] | tuple[int, Change]]:
         """What there is inside of a cell, or at all, then each change with its time. Without an
         end."""
@@ -556,7 +586,7 @@ class Cells:
         with self._changes.watching(inside) as watcher:
             if first:
                 self._told = dict(_statuses(self.list()))
-            yield self.list(inside)
+            yield self.list(inside, whole=whole)
             while True:
                 yield await watcher.next()
 

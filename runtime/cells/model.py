@@ -297,6 +297,10 @@ class Io(NamedTuple):
         return cls(weight=spec["weight"], max=tuple(IoMax(**line) for line in spec["max"]))
 
 
+# The fields of a cell that are limits.
+LIMITS: Final = ("cpu", "cpuset", "memory", "pids", "io")
+
+
 class Cell(NamedTuple):
     """A cell as it was asked for. What is None was not given."""
 
@@ -321,7 +325,7 @@ class Cell(NamedTuple):
 
     def limits(self) -> Iterator[tuple[str, Cpu | Cpuset | Memory | Pids | Io]]:
         """Those that were given, by the name of their field."""
-        for where in ("cpu", "cpuset", "memory", "pids", "io"):
+        for where in LIMITS:
             if (limits := getattr(self, where)) is not None:
                 yield where, limits
 

@@ -19,6 +19,7 @@ from runtime.cells.changes import Allocated, Change, Changed, Forgotten, Freed
 from runtime.cells.policy import Kind, Mode, Policy, Readiness, Restart
 from runtime.cells.sets import Entry, Outcome, Result, Start
 from runtime.cells.status import Status
+from runtime.cells.tenants import Tenants
 from runtime.cells.wanted import Exit, State
 from runtime.server import errors
 
@@ -70,15 +71,24 @@ BILLION: Final = 1_000_000_000
 
 
 class CellService(cells_pb2_grpc.CellServiceServicer):
-    def __init__(self, all_cells: cells.Cells) -> None:
+    def __init__(self, all_cells: cells.Cells, tenants: Tenants) -> None:
         self._cells = all_cells
+        self._tenants = tenants
+
+    async def _home(self) -> None:
+        """A tenant's own cell is there when it is needed."""
+        own = scope.current()
+        if own.tenant and own.cell is not None:
+            await self._tenants.ensure(own.cell)
 
     async def Allocate(
         self, request: cells_pb2.CellServiceAllocateRequest, context: Context
     ) -> cells_pb2.CellServiceAllocateResponse:
         if not request.HasField("cell"):
             raise InvalidArgument("cell: is missing; say what to allocate")
-        await self._cells.allocate(scoped_cell(request.cell))
+        cell = scoped_cell(request.cell)
+        await self._home()
+        await self._cells.allocate(cell)
         return cells_pb2.CellServiceAllocateResponse(cell_name=request.cell.name, cgroup_v2=True)
 
     async def Free(
@@ -91,6 +101,7 @@ class CellService(cells_pb2_grpc.CellServiceServicer):
         self, request: cells_pb2.CellServiceStartRequest, context: Context
     ) -> cells_pb2.CellServiceStartResponse:
         wanted = start_from_proto(request)
+        await self._home()
         status = await self._cells.start(
             wanted.cell, wanted.executable, uid=wanted.uid, gid=wanted.gid
         )
@@ -112,7 +123,8 @@ class CellService(cells_pb2_grpc.CellServiceServicer):
     async def List(
         self, request: cells_pb2.CellServiceListRequest, context: Context
     ) -> cells_pb2.CellServiceListResponse:
-        nodes = self._cells.list(scope.current().cell)
+        own = scope.current()
+        nodes = self._cells.list(own.cell, whole=own.tenant)
         return cells_pb2.CellServiceListResponse(cells=map(_node_to_proto, nodes))
 
     async def Wait(
@@ -133,13 +145,15 @@ class CellService(cells_pb2_grpc.CellServiceServicer):
             )
             for start in request.executables
         ]
+        await self._home()
         results = await sets.apply(self._cells, [*cells, *starts])
         return cells_pb2.CellServiceApplyResponse(results=map(_result_to_proto, results))
 
     async def Watch(
         self, request: cells_pb2.CellServiceWatchRequest, context: Context
     ) -> AsyncIterator[cells_pb2.CellServiceWatchResponse]:
-        async for seen in self._cells.watch(scope.current().cell):
+        own = scope.current()
+        async for seen in self._cells.watch(own.cell, whole=own.tenant):
             yield _seen_to_proto(seen)
 
 
@@ -423,12 +437,13 @@ def _init_to_proto(init: Process) -> cells_pb2.CellInit:
 def _shown(name: str) -> str:
     """The name that the caller knows a cell by."""
     own = scope.current()
-    return model.SELF if name == own.cell else own.relative(name)
+    return model.SELF if own.is_own(name) else own.relative(name)
 
 
 def _shown_own() -> str:
     """How a caller's own cell is called, or the system's."""
-    return model.SYSTEM if scope.current().cell is None else model.SELF
+    own = scope.current().cell
+    return model.SYSTEM if own is None else _shown(own)
 
 
 def _seen_to_proto(

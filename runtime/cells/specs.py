@@ -51,6 +51,19 @@ class Specs:
             partial.unlink(missing_ok=True)
             raise
 
+    @contextmanager
+    def replaced(self, cell: Cell) -> Iterator[None]:
+        """The file says the new limits once the block is done, and the old ones if it raises."""
+        path = self._path(cell.name)
+        fresh = path.with_suffix(".json.new")
+        try:
+            fresh.write_text(json.dumps(cell.to_json()))
+            yield
+            fresh.replace(path)
+        except BaseException:
+            fresh.unlink(missing_ok=True)
+            raise
+
     def half_made(self) -> list[str]:
         """Cells whose Allocate was not done, the inner ones first."""
         names = self._names(PARTIAL)

@@ -3,12 +3,14 @@
 See docs/decisions/0011-certificate-profile.md for what stands in them and why.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from typing import TYPE_CHECKING, Final, cast
 
-from runtime.identity import svid
+from runtime.identity import profile, svid
+from runtime.identity.revocation import Revocations
 from runtime.identity.spiffe import SpiffeId, parse_segment
 from runtime.identity.svid import NODE_UNIT
 
@@ -17,11 +19,14 @@ if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.types import (
         CertificateIssuerPrivateKeyTypes,
         CertificateIssuerPublicKeyTypes,
+        PublicKeyTypes,
     )
 
 AUTHORITY_DAYS: Final = 3650
 NODE_AUTHORITY_DAYS: Final = 365
 SVID_DAYS: Final = 365
+# When the next revocation list is due.
+CRL_DAYS: Final = 30
 
 # Clocks differ: a machine without a battery may be some minutes behind until it has asked a server.
 BACKDATED: Final = timedelta(minutes=10)
@@ -34,6 +39,27 @@ _MAX_COMMON_NAME: Final = 64
 class KeyType(StrEnum):
     ECDSA_P256 = "ecdsa-p256"
     ED25519 = "ed25519"
+
+
+class Reason(StrEnum):
+    """Why a certificate counts no more (RFC 5280, 5.3.1); the others need lists of other kinds."""
+
+    UNSPECIFIED = "unspecified"
+    KEY_COMPROMISE = "key-compromise"
+    SUPERSEDED = "superseded"
+    CESSATION_OF_OPERATION = "cessation-of-operation"
+
+    @property
+    def camel(self) -> str:
+        """As the standard spells it."""
+        first, *rest = self.value.split("-")
+        return first + "".join(map(str.capitalize, rest))
+
+
+@dataclass(frozen=True, slots=True)
+class Revoked:
+    serial: int
+    reason: Reason = Reason.UNSPECIFIED
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +91,36 @@ def make_key(key_type: KeyType) -> bytes:
     )
 
 
+def encrypt_key(key: bytes, passphrase: bytes) -> bytes:
+    """The same key under a passphrase: PEM, PKCS#8 (PBES2 with AES-256)."""
+    from cryptography.hazmat.primitives import serialization
+
+    return svid.private_key(key).private_bytes(
+        serialization.Encoding.PEM,
+        serialization.PrivateFormat.PKCS8,
+        serialization.BestAvailableEncryption(passphrase),
+    )
+
+
+def decrypt_key(key: bytes, passphrase: bytes) -> bytes:
+    """The key that `encrypt_key` was given. Raises ValueError if the passphrase is another."""
+    from cryptography.hazmat.primitives import serialization
+
+    try:
+        found = serialization.load_pem_private_key(key, passphrase)
+    except ValueError as e:
+        raise ValueError("the passphrase is wrong, or the key is damaged") from e
+    return found.private_bytes(
+        serialization.Encoding.PEM,
+        serialization.PrivateFormat.PKCS8,
+        serialization.NoEncryption(),
+    )
+
+
+def is_encrypted(key: bytes) -> bool:
+    return b"-----BEGIN ENCRYPTED PRIVATE KEY-----" in key
+
+
 def make_authority(
     trust_domain: str, key: bytes, *, validity: timedelta, now: datetime | None = None
 ) -> Pair:
@@ -81,7 +137,8 @@ def make_authority(
         .not_valid_before(start)
         .not_valid_after(end)
     )
-    return Pair(_sign(_authority_profile(builder, trust_domain, key, path_length=1), private), key)
+    builder = _authority_profile(builder, trust_domain, private.public_key(), path_length=1)
+    return Pair(_sign(builder, private), key)
 
 
 def make_intermediate(
@@ -92,10 +149,24 @@ def make_intermediate(
     validity: timedelta,
     now: datetime | None = None,
 ) -> Pair:
-    """The authority of the node `name`: it signs for `spiffe://TD/node/NAME/…` and nothing else.
+    """The authority of the node `name`, with its key; see `certify_intermediate`."""
+    public = _signing_key(key).public_key()
+    return Pair(certify_intermediate(authority, public, name, validity=validity, now=now), key)
 
-    It stands below `authority`, signs leaves only, and does not outlive its authority, whose
-    certificate is not in the result. Raises ValueError.
+
+def certify_intermediate(
+    authority: Pair,
+    public: "PublicKeyTypes",
+    name: str,
+    *,
+    validity: timedelta,
+    now: datetime | None = None,
+) -> bytes:
+    """A certificate for the authority of the node `name`, whose key is elsewhere.
+
+    It signs for `spiffe://TD/node/NAME/…` and nothing else. It stands below `authority`, signs
+    leaves only, and does not outlive its authority, whose certificate is not in the result. Raises
+    ValueError.
     """
     from cryptography import x509
 
@@ -118,8 +189,8 @@ def make_intermediate(
         .add_extension(_name_constraints(domain), critical=True)
         .add_extension(_identifier_of(signer), critical=False)
     )
-    builder = _authority_profile(builder, domain, key, path_length=0)
-    return Pair(_sign(builder, _signing_key(authority.key)), key)
+    builder = _authority_profile(builder, domain, _peer_key(public), path_length=0)
+    return _sign(builder, _signing_key(authority.key))
 
 
 def _authority_name(trust_domain: str, *, node: str | None = None) -> "x509.Name":
@@ -168,12 +239,15 @@ def _issuer_key(signer: "x509.Certificate") -> "CertificateIssuerPublicKeyTypes"
 
 
 def _authority_profile(
-    builder: "x509.CertificateBuilder", trust_domain: str, key: bytes, *, path_length: int
+    builder: "x509.CertificateBuilder",
+    trust_domain: str,
+    public: "CertificateIssuerPublicKeyTypes",
+    *,
+    path_length: int,
 ) -> "x509.CertificateBuilder":
     """What every authority's certificate has."""
     from cryptography import x509
 
-    public = _signing_key(key).public_key()
     return (
         builder.public_key(public)
         .serial_number(x509.random_serial_number())
@@ -193,7 +267,24 @@ def issue(
     validity: timedelta,
     now: datetime | None = None,
 ) -> Pair:
-    """An SVID for the holder of `key`. It does not outlive its authority.
+    """An SVID with its key; see `certify`. The chain above is for the caller to add."""
+    public = _signing_key(key).public_key()
+    certificate = certify(
+        authority, spiffe_id, public, dns_name=dns_name, validity=validity, now=now
+    )
+    return Pair(certificate, key)
+
+
+def certify(
+    authority: Pair,
+    spiffe_id: SpiffeId,
+    public: "PublicKeyTypes",
+    *,
+    dns_name: str | None = None,
+    validity: timedelta,
+    now: datetime | None = None,
+) -> bytes:
+    """An SVID for the holder of the key to `public`. It does not outlive its authority.
 
     Raises ValueError where the result would be no SVID, or `authority` may not sign it.
     """
@@ -203,14 +294,14 @@ def issue(
     signer = svid.certificates(authority.certificate)[0]
     svid.match_key(authority.certificate, authority.key)
     svid.check_dates(signer, now or datetime.now(UTC))
-    private = _signing_key(key)
+    holder = _peer_key(public)
     start, end = _validity(validity, now)
     builder = (
         x509.CertificateBuilder()
         # No subject at all: nothing may be read from it, the SPIFFE ID is the name.
         .subject_name(x509.Name([]))
         .issuer_name(signer.subject)
-        .public_key(private.public_key())
+        .public_key(holder)
         .serial_number(x509.random_serial_number())
         .not_valid_before(max(start, signer.not_valid_before_utc))
         .not_valid_after(min(end, signer.not_valid_after_utc))
@@ -223,14 +314,61 @@ def issue(
             critical=False,
         )
         .add_extension(_alternative_names(spiffe_id, dns_name), critical=True)
-        .add_extension(
-            x509.SubjectKeyIdentifier.from_public_key(private.public_key()), critical=False
-        )
+        .add_extension(x509.SubjectKeyIdentifier.from_public_key(holder), critical=False)
         .add_extension(_identifier_of(signer), critical=False)
     )
     certificate = _sign(builder, _signing_key(authority.key))
     svid.verify(certificate, authority.certificate, now=now)
-    return Pair(certificate, key)
+    return certificate
+
+
+def revoke(
+    authority: Pair,
+    revoked: Iterable[Revoked] = (),
+    *,
+    before: bytes | None = None,
+    validity: timedelta,
+    now: datetime | None = None,
+) -> bytes:
+    """The authority's next revocation list, PEM: what stands in the list `before`, and `revoked`.
+
+    Whoever has it expects a newer one within `validity`. Raises ValueError where `before` is not of
+    this authority.
+    """
+    from cryptography import x509
+
+    signer = svid.certificates(authority.certificate)[0]
+    svid.match_key(authority.certificate, authority.key)
+    now = (now or datetime.now(UTC)).replace(microsecond=0)
+    entries: dict[int, x509.RevokedCertificate] = {}
+    number = 0
+    if before is not None:
+        for old in Revocations.parse(before, [signer]).lists:
+            entries |= {entry.serial_number: entry for entry in old.crl}
+            number = max(number, old.number)
+    for one in revoked:
+        entries.setdefault(one.serial, _revoked_entry(one, now))
+    builder = (
+        x509.CertificateRevocationListBuilder()
+        .issuer_name(signer.subject)
+        .last_update(now)
+        .next_update(now + validity)
+        .add_extension(x509.CRLNumber(number + 1), critical=False)
+        .add_extension(_identifier_of(signer), critical=False)
+    )
+    for entry in entries.values():
+        builder = builder.add_revoked_certificate(entry)
+    return _sign(builder, _signing_key(authority.key))
+
+
+def _revoked_entry(one: Revoked, now: datetime) -> "x509.RevokedCertificate":
+    from cryptography import x509
+
+    builder = x509.RevokedCertificateBuilder().serial_number(one.serial).revocation_date(now)
+    if one.reason is not Reason.UNSPECIFIED:
+        reason = x509.CRLReason(x509.ReasonFlags(one.reason.camel))
+        builder = builder.add_extension(reason, critical=False)
+    return builder.build()
 
 
 def trust_domain(certificate: bytes) -> str:
@@ -279,6 +417,12 @@ def _key_usage(*, authority: bool) -> "x509.KeyUsage":
     )
 
 
+def _peer_key(public: "PublicKeyTypes") -> "CertificateIssuerPublicKeyTypes":
+    """A key that a certificate of ours may be for. Raises ValueError."""
+    profile.check_key(public)
+    return cast("CertificateIssuerPublicKeyTypes", public)
+
+
 def _signing_key(pem: bytes) -> "CertificateIssuerPrivateKeyTypes":
     from cryptography.hazmat.primitives.asymmetric import ec, ed25519
 
@@ -290,7 +434,10 @@ def _signing_key(pem: bytes) -> "CertificateIssuerPrivateKeyTypes":
     raise ValueError("the key is neither ECDSA P-256 nor Ed25519")
 
 
-def _sign(builder: "x509.CertificateBuilder", key: "CertificateIssuerPrivateKeyTypes") -> bytes:
+def _sign(
+    builder: "x509.CertificateBuilder | x509.CertificateRevocationListBuilder",
+    key: "CertificateIssuerPrivateKeyTypes",
+) -> bytes:
     from cryptography.hazmat.primitives import hashes, serialization
     from cryptography.hazmat.primitives.asymmetric import ed25519
 

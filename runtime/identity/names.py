@@ -2,7 +2,7 @@
 
 The node reads its own certificate this way before it listens: a library that parses certificates
 takes longer to load than all the rest of the API. What is found is compared with what TLS says as
-soon as the API answers; see `runtime.server.verification`.
+soon as the API answers; see `runtime.trust.usable`.
 """
 
 import binascii

@@ -1,4 +1,4 @@
-"""Keys and certificates on a disk. What is there is never overwritten."""
+"""Keys and certificates on a disk. What is there is overwritten by nobody but a `replace`."""
 
 import errno
 import os
@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Self
 
+from runtime.identity import svid
 from runtime.identity.authority import Pair
 
 _FOLDER: Final = 0o700
@@ -30,6 +31,33 @@ class PairFiles:
     def load(self) -> Pair:
         """Raises OSError."""
         return Pair(self.certificate.read_bytes(), self.key.read_bytes())
+
+    @property
+    def _next_key(self) -> Path:
+        return self.key.parent / f"{self.key.name}.next"
+
+    def replace(self, pair: Pair) -> None:
+        """Put `pair` in the place of the one that is there: it is the old one or the new one.
+
+        The certificate's rename decides. A new key lies beside it before; what a crash leaves,
+        `settle` ends.
+        """
+        replace(self._next_key, pair.key, _KEY)
+        replace(self.certificate, pair.certificate, _CERTIFICATE)
+        self._next_key.rename(self.key)
+        _sync(self.key.parent)
+
+    def settle(self) -> None:
+        """Finish or undo a `replace` that a crash cut off. Raises OSError."""
+        if not self._next_key.exists():
+            return
+        try:
+            svid.match_key(self.certificate.read_bytes(), self._next_key.read_bytes())
+        except ValueError:
+            self._next_key.unlink()
+        else:
+            self._next_key.rename(self.key)
+        _sync(self.key.parent)
 
     def leftover_key(self) -> bytes | None:
         """A key without a certificate: what a crash in `write` leaves. Finish that pair with it.
@@ -87,6 +115,22 @@ def create(path: Path, content: bytes, mode: int) -> None:
             raise FileExistsError(e.errno, "exists already", str(path)) from None
     finally:
         Path(temporary).unlink()
+    _sync(path.parent)
+
+
+def replace(path: Path, content: bytes, mode: int) -> None:
+    """Put a file with `content` in the place of what is there, if anything, at once."""
+    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fchmod(descriptor, mode)
+            os.fsync(descriptor)
+        Path(temporary).replace(path)
+    except BaseException:
+        Path(temporary).unlink()
+        raise
     _sync(path.parent)
 
 

@@ -4,27 +4,36 @@ cryptography is imported by the functions that need it: its import takes 1.5 s o
 machine, and the node serves without it.
 """
 
-import re
+import functools
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Final, TypeVar
+from typing import TYPE_CHECKING, Final, ParamSpec, TypeVar
 
+from runtime.identity import constraints, profile
+from runtime.identity.profile import NODE as NODE
+from runtime.identity.profile import NODE_UNIT as NODE_UNIT
+from runtime.identity.profile import PERSON as PERSON
+from runtime.identity.profile import TENANT as TENANT
+from runtime.identity.profile import check_dates as check_dates
+from runtime.identity.profile import parse_dns_name as parse_dns_name
 from runtime.identity.spiffe import SpiffeId
 
 if TYPE_CHECKING:
     from cryptography import x509
     from cryptography.hazmat.primitives.asymmetric.types import PrivateKeyTypes, PublicKeyTypes
 
-NODE: Final = "/node/"
-PERSON: Final = "/person/"
-TENANT: Final = "/tenant/"
+    from runtime.identity.revocation import Revocations
 
-# Organisational unit in the subject of an authority that is a node's; its common name is the node.
-NODE_UNIT: Final = "node"
+# What a peer may make us read. A chain of ours has two or three certificates of 0.7 kB.
+MAX_CHAIN: Final = 8
+MAX_CHAIN_BYTES: Final = 64 << 10
+# And what an operator may put into a bundle.
+MAX_ROOTS: Final = 128
+MAX_BUNDLE_BYTES: Final = 1 << 20
 
-_LABEL: Final = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
-
-_T = TypeVar("_T", bound="x509.ExtensionType")
+_P = ParamSpec("_P")
+_R = TypeVar("_R")
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,55 +46,62 @@ class Svid:
     not_after: datetime
 
 
-def parse_dns_name(text: str) -> str:
-    """Return `text` if it is a DNS name, lower case, no wildcard, no address. Raises ValueError."""
-    labels = text.split(".")
-    if len(text) > 253 or not all(_LABEL.fullmatch(label) for label in labels):
-        raise ValueError(f"{text!a} is no DNS name; labels of 1 to 63 of a-z 0-9 - joined by dots")
-    if labels[-1].isdigit():
-        raise ValueError(f"{text!a} looks like an address; a DNS name ends in a letter")
-    return text
+def only_value_errors(function: Callable[_P, _R]) -> Callable[_P, _R]:
+    """cryptography reads parts when they are asked for, and has errors of its own without a base
+    for damages of some kinds: a peer must not be able to cause any of those."""
+
+    @functools.wraps(function)
+    def guarded(*args: _P.args, **kwargs: _P.kwargs) -> _R:
+        try:
+            return function(*args, **kwargs)
+        except ValueError:
+            raise
+        except Exception as e:
+            raise ValueError(f"certificate: cannot be read: {type(e).__name__}: {e}") from e
+
+    return guarded
 
 
+@only_value_errors
 def parse(pem: bytes) -> Svid:
     """The SVID that is the first certificate in `pem`. Raises ValueError naming the broken rule.
 
-    The rules are those of the X509-SVID standard, sections 2 to 4, and ours: a DNS name on nodes
-    only, one at most, and no further alternative names. An address or a second name would let its
-    owner answer for another node, since clients that cannot check a SPIFFE ID check these.
+    The rules are those of `runtime.identity.profile.check_leaf`.
     """
-    leaf = certificates(pem)[0]
-    _check_leaf_usage(leaf)
-    spiffe_id, dns_name = _names(leaf)
-    if not spiffe_id.path:
-        raise ValueError(
-            f"certificate of {spiffe_id}: a trust domain is no caller; it needs a path"
-        )
-    if dns_name is not None and not spiffe_id.below(NODE):
-        raise ValueError(f"certificate of {spiffe_id}: has a DNS name; only nodes may")
-    return Svid(spiffe_id, dns_name, leaf.not_valid_before_utc, leaf.not_valid_after_utc)
+    return _svid(_chain(pem)[0])
 
 
-def verify(pem: bytes, bundle: bytes, *, now: datetime | None = None) -> Svid:
-    """Like `parse`, and the chain in `pem` (leaf first) must lead to a certificate of `bundle`.
+@only_value_errors
+def verify(
+    pem: bytes,
+    bundle: bytes,
+    *,
+    now: datetime | None = None,
+    crls: "Revocations | None" = None,
+) -> Svid:
+    """Like `parse`, and the chain in `pem` must lead to a certificate of `bundle`.
 
-    Every signer must be a certificate authority, valid now, and one that names a SPIFFE ID must be
-    that of the leaf's trust domain. Raises ValueError saying what is wrong.
+    The chain begins with the leaf, and each certificate signed the one before; a root at its end is
+    not needed and not believed. Any authority in `bundle` is a trust anchor, also one that is not
+    signed by itself. Of several paths one that holds is enough. Raises ValueError saying what is
+    wrong, and nothing else, whatever the bytes are.
+
+    Stricter than the standards: all of `profile`, the bounds above, and the order of the chain.
     """
-    svid = parse(pem)
+    chain = _chain(pem)
+    svid = _svid(chain[0])
+    anchors = certificates(bundle, most=MAX_ROOTS, most_bytes=MAX_BUNDLE_BYTES)
     now = now or datetime.now(UTC)
-    child, *intermediates = certificates(pem)
-    anchors = certificates(bundle)
-    check_dates(child, now)
-    for above in range(len(intermediates) + 1):
-        if anchor := next((a for a in anchors if _issued(a, child)), None):
-            _check_signer(anchor, svid.id, now, intermediates_below=above)
+    check_dates(chain[0], now)
+    reason: ValueError | None = None
+    for path in _paths(chain, anchors):
+        try:
+            _check_path(path, svid.id, now, crls)
+        except ValueError as e:
+            reason = reason or e
+        else:
             return svid
-        if above == len(intermediates) or not _issued(intermediates[above], child):
-            break
-        child = intermediates[above]
-        _check_signer(child, svid.id, now, intermediates_below=above)
-    raise ValueError(f"certificate of {svid.id}: not signed by the trust bundle")
+    raise reason or ValueError(f"certificate of {svid.id}: not signed by the trust bundle")
 
 
 def match_key(pem: bytes, key: bytes) -> None:
@@ -96,10 +112,17 @@ def match_key(pem: bytes, key: bytes) -> None:
         raise ValueError("the key is not the certificate's: they are of two pairs")
 
 
-def certificates(pem: bytes) -> "list[x509.Certificate]":
-    """All certificates in `pem`, at least one. Raises ValueError."""
+@only_value_errors
+def certificates(
+    pem: bytes, *, most: int = MAX_ROOTS, most_bytes: int = MAX_BUNDLE_BYTES
+) -> "list[x509.Certificate]":
+    """All certificates in `pem`, at least one. Raises ValueError, also where there are too many."""
     from cryptography import x509
 
+    if len(pem) > most_bytes:
+        raise ValueError(f"certificates: {len(pem)} bytes of them; at most {most_bytes}")
+    if (count := pem.count(b"-----BEGIN ")) > most:
+        raise ValueError(f"certificates: {count} of them; at most {most}")
     try:
         return x509.load_pem_x509_certificates(pem)
     except ValueError as e:
@@ -117,92 +140,73 @@ def private_key(pem: bytes) -> "PrivateKeyTypes":
         raise ValueError("not a private key in PEM, or a broken or encrypted one") from e
 
 
-def _names(certificate: "x509.Certificate") -> tuple[SpiffeId, str | None]:
-    from cryptography import x509
+def pem(certificate: "x509.Certificate") -> bytes:
+    from cryptography.hazmat.primitives.serialization import Encoding
 
-    names = _extension(certificate, x509.SubjectAlternativeName)
-    uris = names.get_values_for_type(x509.UniformResourceIdentifier) if names else []
-    if names is None or len(uris) != 1:
-        raise ValueError(f"certificate: has {len(uris)} URI names; an SVID has exactly one")
-    spiffe_id = SpiffeId.parse(uris[0])
-    dns_names = names.get_values_for_type(x509.DNSName)
-    if len(dns_names) > 1:
-        raise ValueError(f"certificate of {spiffe_id}: has {len(dns_names)} DNS names; one at most")
-    if len(uris) + len(dns_names) != len(list(names)):
-        raise ValueError(f"certificate of {spiffe_id}: has a name that is neither URI nor DNS name")
-    return spiffe_id, parse_dns_name(dns_names[0]) if dns_names else None
+    return certificate.public_bytes(Encoding.PEM)
 
 
-def _check_leaf_usage(leaf: "x509.Certificate") -> None:
-    from cryptography import x509
-    from cryptography.x509.oid import ExtendedKeyUsageOID
+def fingerprint(certificate: "x509.Certificate") -> str:
+    """SHA-256 of the certificate, in hexadecimal digits."""
+    from cryptography.hazmat.primitives import hashes
 
-    constraints = _extension(leaf, x509.BasicConstraints)
-    if constraints and constraints.ca:
-        raise ValueError("certificate: is an authority's; those sign and never authenticate")
-    usage = _extension(leaf, x509.KeyUsage)
-    if usage is None or not usage.digital_signature:
-        raise ValueError("certificate: key usage lacks digitalSignature, which an SVID needs")
-    if usage.key_cert_sign or usage.crl_sign:
-        raise ValueError("certificate: key usage has keyCertSign or cRLSign, which no leaf may")
-    purposes = _extension(leaf, x509.ExtendedKeyUsage)
-    both = {ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH}
-    if purposes is not None and not both <= set(purposes):
-        raise ValueError(
-            "certificate: extended key usage must allow both serverAuth and clientAuth"
-        )
+    return certificate.fingerprint(hashes.SHA256()).hex()
 
 
-def _check_signer(
-    signer: "x509.Certificate", leaf: SpiffeId, now: datetime, *, intermediates_below: int
+def key_fingerprint(key: "PublicKeyTypes") -> str:
+    """SHA-256 of a public key (SubjectPublicKeyInfo, DER), in hexadecimal digits."""
+    import hashlib
+
+    return hashlib.sha256(_public_bytes(key)).hexdigest()
+
+
+def _chain(pem: bytes) -> "list[x509.Certificate]":
+    return certificates(pem, most=MAX_CHAIN, most_bytes=MAX_CHAIN_BYTES)
+
+
+def _svid(leaf: "x509.Certificate") -> Svid:
+    spiffe_id, dns_name = profile.check_leaf(leaf)
+    return Svid(spiffe_id, dns_name, leaf.not_valid_before_utc, leaf.not_valid_after_utc)
+
+
+def _paths(
+    chain: "Sequence[x509.Certificate]", anchors: "Sequence[x509.Certificate]"
+) -> "list[list[x509.Certificate]]":
+    """From the leaf over the chain, as far as it holds, to each anchor that signed its end."""
+    found = []
+    for length, certificate in enumerate(chain, start=1):
+        found += [[*chain[:length], each] for each in anchors if issued(each, certificate)]
+        if length == len(chain) or not issued(chain[length], certificate):
+            break
+    return found
+
+
+def _check_path(
+    path: "Sequence[x509.Certificate]", leaf: SpiffeId, now: datetime, crls: "Revocations | None"
 ) -> None:
-    """`signer` may sign for `leaf`, over so many intermediates between them."""
-    from cryptography import x509
-
-    check_dates(signer, now)
-    constraints = _extension(signer, x509.BasicConstraints)
-    usage = _extension(signer, x509.KeyUsage)
-    if constraints is None or not constraints.ca or usage is None or not usage.key_cert_sign:
-        raise ValueError(f"certificate of {leaf}: its signer is no certificate authority")
-    if constraints.path_length is not None and constraints.path_length < intermediates_below:
-        raise ValueError(f"certificate of {leaf}: the chain is longer than its authority allows")
-    names = _extension(signer, x509.SubjectAlternativeName)
-    for uri in names.get_values_for_type(x509.UniformResourceIdentifier) if names else []:
-        if SpiffeId.parse(uri) != SpiffeId(leaf.trust_domain):
-            raise ValueError(f"certificate of {leaf}: signed by {uri}, which is another authority")
+    """Raises ValueError unless each certificate in `path` may sign the one before it."""
+    below = 0
+    for index, signer in enumerate(path[1:], start=1):
+        check_dates(signer, now)
+        profile.check_signer(signer, leaf, below=below)
+        constraints.check(signer, path[:index])
+        if index < len(path) - 1:
+            profile.check_signature(signer)
+            # RFC 5280, 4.2.1.9: a certificate that is issued by itself is not counted.
+            below += signer.subject != signer.issuer
+        if crls is not None:
+            crls.check(path[index - 1], signer)
 
 
-def check_dates(certificate: "x509.Certificate", now: datetime) -> None:
-    """Raises ValueError if `certificate` is not valid at `now`."""
-    if now < certificate.not_valid_before_utc:
-        raise ValueError(f"certificate: not valid before {_date(certificate.not_valid_before_utc)}")
-    if now > certificate.not_valid_after_utc:
-        raise ValueError(f"certificate: expired on {_date(certificate.not_valid_after_utc)}")
-
-
-def _date(time: datetime) -> str:
-    return f"{time:%Y-%m-%d %H:%M} UTC"
-
-
-def _issued(issuer: "x509.Certificate", certificate: "x509.Certificate") -> bool:
-    from cryptography.exceptions import InvalidSignature
+def issued(issuer: "x509.Certificate", certificate: "x509.Certificate") -> bool:
+    """Whether the names match and the signature is of the issuer's key, and nothing else."""
+    from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 
     try:
         certificate.verify_directly_issued_by(issuer)
-    except (ValueError, TypeError, InvalidSignature):
+    except (ValueError, TypeError, InvalidSignature, UnsupportedAlgorithm):
         return False
     return True
-
-
-def _extension(certificate: "x509.Certificate", kind: type[_T]) -> _T | None:
-    from cryptography import x509
-
-    try:
-        return certificate.extensions.get_extension_for_class(kind).value
-    except x509.ExtensionNotFound:
-        return None
-    except (ValueError, x509.DuplicateExtension) as e:
-        raise ValueError(f"certificate: its extensions cannot be read: {e}") from e
 
 
 def _public_bytes(key: "PublicKeyTypes") -> bytes:

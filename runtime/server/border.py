@@ -2,7 +2,7 @@
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 from typing import Any, Final, TypeAlias
 
@@ -10,12 +10,21 @@ import grpc
 from google.protobuf.message import DecodeError
 from grpc import StatusCode, aio
 
-from initd.errors import InvalidArgument, PermissionDenied, ResourceExhausted, Unavailable
+from initd.errors import (
+    AuraedError,
+    InvalidArgument,
+    PermissionDenied,
+    ResourceExhausted,
+    Unauthenticated,
+    Unavailable,
+)
 from initd.processes.model import How
 from runtime import scope
+from runtime.policy.gate import Asking, Gate, scope_of
+from runtime.policy.model import Decision
+from runtime.scope import Scope
 from runtime.server import errors
-from runtime.server.callers import Caller, Callers
-from runtime.server.reach import reaches
+from runtime.server.callers import Caller, Callers, called_by
 
 # Seconds that a call may take where its caller gives no deadline.
 LIMIT: Final = 30.0
@@ -39,6 +48,11 @@ ALWAYS: Final = frozenset({"/grpc.health.v1.Health/Check", "/grpc.health.v1.Heal
 
 # Answered while the node goes down and workloads end: what looks, and what waits for an end.
 LOOKING: Final = ALWAYS | {
+    "/aurae.audit.v0.AuditService/GetHead",
+    "/aurae.audit.v0.AuditService/Watch",
+    "/aurae.auth.v0.AuthService/CanI",
+    "/aurae.auth.v0.AuthService/GetPolicy",
+    "/aurae.auth.v0.AuthService/WhoAmI",
     "/aurae.cells.v0.CellService/List",
     "/aurae.cells.v0.CellService/Wait",
     "/aurae.cells.v0.CellService/Watch",
@@ -57,6 +71,9 @@ STOPPING: Final = "the API is stopping; try again when it is back"
 # Generic in their stubs only.
 Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
 Context: TypeAlias = "aio.ServicerContext[Any, Any]"
+
+# Told of each decision: who, method, object, allowed, rule, reason, peer, all by name.
+Record = Callable[..., None]
 
 
 class _Unreadable:
@@ -87,14 +104,112 @@ async def _each(requests: AsyncIterator[Any]) -> AsyncIterator[Any]:
         yield _readable(request)
 
 
+class _Crossing:
+    """One call at the border: who it is, and what was decided, which is recorded."""
+
+    def __init__(self, gate: Gate, record: Record, method: str, request: Any, peer: str) -> None:
+        self._gate = gate
+        self._tell = record
+        self._method = method
+        self._request = request
+        self._peer = peer
+        self._generation = gate.policies.generation
+
+    async def identify(
+        self, callers: Callers, authentication: Mapping[str, Iterable[bytes]]
+    ) -> None:
+        """Raises Unauthenticated and PermissionDenied."""
+        try:
+            self.caller = await callers.check(self._peer, authentication)
+        except AuraedError as e:
+            claimed = e.claimed if isinstance(e, Unauthenticated) else ""
+            who = claimed[:MAX_MESSAGE] or "unknown"
+            self._record(who, Decision(allowed=False, rule="identity", reason=str(e)))
+            raise
+
+    def admit(self) -> Scope:
+        """How much of the node the call sees. Raises PermissionDenied."""
+        self._asking = Asking(self.caller.scope, self.caller.id)
+        decision = self._gate.decide(self._asking, self._method)
+        self._record(self.caller.who, decision)
+        if not decision.allowed:
+            raise PermissionDenied(self._refusal(decision))
+        self._decision = decision
+        return scope_of(self._asking, decision)
+
+    def check(self) -> None:
+        """Once more, where something has changed. Raises Unauthenticated and PermissionDenied."""
+        self._check_identity()
+        if self._generation == self._gate.policies.generation:
+            return
+        self._generation = self._gate.policies.generation
+        decision = self._gate.decide(self._asking, self._method)
+        if decision.allowed and decision.tenant == self._decision.tenant:
+            return
+        decision = decision._replace(allowed=False)
+        self._record(self.caller.who, decision)
+        raise PermissionDenied(self._refusal(decision))
+
+    def _check_identity(self) -> None:
+        try:
+            self.caller.check()
+        except Unauthenticated as e:
+            decision = Decision(allowed=False, rule="identity", reason=str(e))
+            self._record(self.caller.who, decision)
+            raise
+
+    def record_outside(self, name: str) -> None:
+        """It named a cell that is no part of what it sees."""
+        reason = f"cell {name} lies outside of its own"
+        self._record(self.caller.who, self._decision._replace(allowed=False, reason=reason))
+
+    def _refusal(self, decision: Decision) -> str:
+        if self.caller.id is None:
+            return decision.reason
+        method = self._method.rpartition(".")[2]
+        return f"caller {self.caller.id}: may not call {method}: {decision.reason}"
+
+    def _record(self, who: str, decision: Decision) -> None:
+        self._tell(
+            who=who,
+            method=self._method,
+            object=self._object(),
+            allowed=decision.allowed,
+            rule=decision.rule,
+            reason="" if decision.allowed else decision.reason,
+            peer=self._peer,
+        )
+
+    def _object(self) -> str:
+        """What the request names, as the node calls it: `web/api`, `web/api:server`."""
+        request = self._request
+        cell = getattr(request, "cell_name", "") or _name_of(request, "cell")
+        executable = getattr(request, "executable_name", "") or _name_of(request, "executable")
+        caller = getattr(self, "caller", None)
+        own = caller.scope.cell if caller is not None else None
+        if own is not None:
+            cell = f"{own}/{cell}" if cell else own
+        return f"{cell}:{executable}" if executable else str(cell)
+
+
+def _name_of(request: Any, field: str) -> str:
+    name = getattr(getattr(request, field, None), "name", "")
+    return name if isinstance(name, str) else ""
+
+
 class Border(aio.ServerInterceptor):
     """Lets calls in, bounds them, and translates how they fail.
 
     Streams and `UNLIMITED` calls live until they are done, their caller leaves or the API drains.
     """
 
-    def __init__(self, callers: Callers, *, limit: float = LIMIT) -> None:
+    def __init__(
+        self, callers: Callers, gate: Gate, record: Record, *, limit: float = LIMIT
+    ) -> None:
+        """`record` is told of each decision."""
         self._callers = callers
+        self._gate = gate
+        self._record = record
         self._of_tenants: Counter[str] = Counter()
         self._limit = limit
         self._wrapped: dict[str, Handler] = {}
@@ -145,17 +260,20 @@ class Border(aio.ServerInterceptor):
         )
 
         async def unary(request: Any, context: Context) -> Any:
-            async with self._crossing(method, context):
-                return await behaviour(_readable(request), context)
+            async with self._crossing(method, context, request) as check:
+                answer = await behaviour(_readable(request), context)
+                check()
+                return answer
 
         async def stream(request: Any, context: Context) -> None:
-            async with self._crossing(method, context, streaming=True):
+            async with self._crossing(method, context, request, streaming=True) as check:
                 readable = _each(request) if handler.request_streaming else _readable(request)
                 answer = behaviour(readable, context)
                 if not hasattr(answer, "__aiter__"):
                     await answer
                     return
                 async for message in answer:
+                    check()
                     # Returns once flow control has room: a slow reader is waited for here.
                     await context.write(message)
 
@@ -174,23 +292,18 @@ class Border(aio.ServerInterceptor):
 
     @asynccontextmanager
     async def _crossing(
-        self, method: str, context: Context, *, streaming: bool = False
-    ) -> AsyncIterator[None]:
+        self, method: str, context: Context, request: Any, *, streaming: bool = False
+    ) -> AsyncIterator[Callable[[], None]]:
+        """Yields what a stream calls before each message: it raises once the caller may no more."""
         limit = None if streaming or method in UNLIMITED else self._limit
         self._calls += 1
         self._idle.clear()
         bound = asyncio.timeout(limit)
         try:
-            caller = self._callers.check(context.peer(), context.auth_context() or {})
-            if self._draining and method not in ALWAYS:
-                raise Unavailable(STOPPING)
-            if self._down is not None and method not in LOOKING:
-                raise Unavailable(f"node: goes down ({self._down.value}), it takes nothing new")
-            with self._counted(method, caller), scope.entered(caller.scope):
-                async with bound:
-                    if limit is None:
-                        self._unlimited.add(bound)
-                    yield
+            async with self._admitted(method, context, request) as check, bound:
+                if limit is None:
+                    self._unlimited.add(bound)
+                yield check
         except aio.AbortError:
             raise
         except Exception as e:
@@ -205,19 +318,36 @@ class Border(aio.ServerInterceptor):
             if not self._calls:
                 self._idle.set()
 
+    @asynccontextmanager
+    async def _admitted(
+        self, method: str, context: Context, request: Any
+    ) -> AsyncIterator[Callable[[], None]]:
+        """Within the block the call is its caller's, and sees what that may."""
+        crossing = _Crossing(self._gate, self._record, method, request, context.peer())
+        await crossing.identify(self._callers, context.auth_context() or {})
+        if self._draining and method not in ALWAYS:
+            raise Unavailable(STOPPING)
+        if self._down is not None and method not in LOOKING:
+            raise Unavailable(f"node: goes down ({self._down.value}), it takes nothing new")
+        seen = crossing.admit()
+        caller = crossing.caller
+        with (
+            called_by(caller),
+            self._counted(caller, seen),
+            scope.entered(seen, crossing.record_outside),
+        ):
+            yield crossing.check
+
     @contextmanager
-    def _counted(self, method: str, caller: Caller) -> Iterator[None]:
-        """What callers inside of cells may not: the node's own methods, and too much at once."""
-        if caller.scope.cell is None:
+    def _counted(self, caller: Caller, seen: Scope) -> Iterator[None]:
+        """Who has a part of the node only may not have too much of it at once."""
+        if seen.cell is None:
             yield
             return
-        if not reaches(method):
-            raise PermissionDenied(f"{method}: is not for callers in a cell; call from the node")
-        tenant = caller.tenant
+        tenant = f"tenant {seen.cell}" if seen.tenant else caller.tenant
         if self._of_tenants[tenant] >= CALLS:
-            raise ResourceExhausted(
-                f"caller: {CALLS} calls of its outermost cell are open; end some first"
-            )
+            whose = tenant if seen.tenant else "its outermost cell"
+            raise ResourceExhausted(f"caller: {CALLS} calls of {whose} are open; end some first")
         self._of_tenants[tenant] += 1
         try:
             yield

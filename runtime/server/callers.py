@@ -1,7 +1,9 @@
-"""Who calls, whether they may, and how much of the node they see."""
+"""Who calls, and how much of the node they see."""
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Final
 
 from initd.errors import PermissionDenied
@@ -9,9 +11,8 @@ from initd.values import NamedTuple
 from runtime.cells.cells import Cells
 from runtime.identity.spiffe import SpiffeId
 from runtime.scope import NODE, Scope
+from runtime.server.authentication import TLS, Authenticator, Identity
 from runtime.server.peers import Peer
-
-PEOPLE: Final = "/person/"
 
 # Tenants that are no cell.
 ROOT: Final = "root"
@@ -24,19 +25,46 @@ class Caller(NamedTuple):
     scope: Scope
     tenant: str
     """Whose calls and connections are counted together."""
+    who: str
+    """What it is called in decisions: a SPIFFE ID, `cell:NAME` or `uid:NUMBER`."""
+    identity: Identity | None = None
+    """Of a caller with a certificate."""
+
+    @property
+    def id(self) -> SpiffeId | None:
+        return None if self.identity is None else self.identity.id
+
+    def check(self) -> None:
+        """Raises Unauthenticated once the caller's certificate is no longer good."""
+        if self.identity is not None:
+            self.identity.check()
+
+
+_calling: ContextVar[Caller] = ContextVar("calling")
+
+
+def calling() -> Caller:
+    """Whose call this task serves. LookupError: it serves none."""
+    return _calling.get()
+
+
+@contextmanager
+def called_by(caller: Caller) -> Iterator[None]:
+    """Within the block, in this task and those it makes, the call is this caller's."""
+    token = _calling.set(caller)
+    try:
+        yield
+    finally:
+        _calling.reset(token)
 
 
 class Callers:
     """Callers on the Unix socket by the address that the relay gave them, and all others."""
 
-    def __init__(self, trust_domain: str | None, cells: Cells) -> None:
-        self._trust_domain = trust_domain
+    def __init__(self, authenticator: Authenticator, cells: Cells) -> None:
+        self._authenticator = authenticator
         self._cells = cells
         self._local: dict[str, Caller] = {}
-
-    def refuse_all_but_local(self) -> None:
-        """What the node itself is known by turned out to be unusable."""
-        self._trust_domain = None
 
     def caller(self, peer: Peer) -> Caller | None:
         """Who that process is. None: it is where the cells are, and in none that is allocated.
@@ -51,9 +79,11 @@ class Callers:
             uid, gid = self._cells.inner_ids(cell, peer.uid, peer.gid)
             identity = (uid, gid) if uid else None
             scope = Scope(cell=cell, identity=identity)
-            return Caller(scope=scope, tenant=f"cell {cell.partition('/')[0]}")
+            outermost = cell.partition("/")[0]
+            return Caller(scope=scope, tenant=f"cell {outermost}", who=f"cell:{cell}")
         trusted = peer.uid in (0, os.geteuid())
-        return Caller(scope=NODE, tenant=ROOT if trusted else STRANGERS)
+        tenant = ROOT if trusted else STRANGERS
+        return Caller(scope=NODE, tenant=tenant, who=f"uid:{peer.uid}")
 
     def enter(self, address: str, caller: Caller) -> None:
         """From now on calls from `address`, as gRPC writes it, are this caller's."""
@@ -62,14 +92,16 @@ class Callers:
     def leave(self, address: str) -> None:
         del self._local[address]
 
-    def check(self, peer: str, authentication: Mapping[str, Iterable[bytes]]) -> Caller:
-        """Whose call it is. Raises PermissionDenied.
+    async def check(self, peer: str, authentication: Mapping[str, Iterable[bytes]]) -> Caller:
+        """Whose call it is. Raises PermissionDenied, or Unauthenticated.
 
-        `peer` and `authentication` are gRPC's; TLS has verified the chain already.
+        `peer` and `authentication` are gRPC's. Whoever comes by TLS is who its certificate says,
+        by whatever socket.
         """
-        if not peer.startswith("unix"):
-            person = check_person(peer, authentication, self._trust_domain)
-            return Caller(scope=NODE, tenant=person)
+        if TLS in authentication.get("transport_security_type", ()):
+            identity = await self._authenticator.authenticate(peer, authentication)
+            who = str(identity.id)
+            return Caller(scope=NODE, tenant=who, who=who, identity=identity)
         caller = self._local.get(peer)
         if caller is None:
             raise PermissionDenied("caller: did not come by the API's own socket; use that")
@@ -78,30 +110,3 @@ class Callers:
                 "caller: is neither root nor in a cell; call as root, or over TCP with an SVID"
             )
         return caller
-
-
-def check_person(
-    peer: str, authentication: Mapping[str, Iterable[bytes]], trust_domain: str | None
-) -> str:
-    """The SPIFFE ID of one of our people. Raises PermissionDenied for anybody else."""
-    if trust_domain is None:
-        raise PermissionDenied(
-            "caller: the node's own credentials are unusable, see its log; call on its Unix socket"
-        )
-    if not list(authentication.get("x509_pem_cert", ())):
-        raise PermissionDenied(
-            f"caller {peer}: has no certificate; use an SVID of the trust domain"
-        )
-    needed = f"needed is one spiffe://{trust_domain}{PEOPLE}NAME"
-    uris = [uri.decode(errors="replace") for uri in authentication.get("peer_uri", ())]
-    if len(uris) != 1:
-        raise PermissionDenied(
-            f"caller: its certificate has {len(uris)} URIs in subjectAltName; {needed}"
-        )
-    try:
-        identity = SpiffeId.parse(uris[0])
-    except ValueError as e:
-        raise PermissionDenied(f"caller: {e}; {needed}") from e
-    if identity.trust_domain != trust_domain or not identity.below(PEOPLE):
-        raise PermissionDenied(f"caller {identity}: may not use this API; {needed}")
-    return str(identity)

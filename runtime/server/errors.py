@@ -20,6 +20,7 @@ REFUSALS: Final[Mapping[type[errors.AuraedError], StatusCode]] = {
     errors.FailedPrecondition: StatusCode.FAILED_PRECONDITION,
     errors.ResourceExhausted: StatusCode.RESOURCE_EXHAUSTED,
     errors.PermissionDenied: StatusCode.PERMISSION_DENIED,
+    errors.Unauthenticated: StatusCode.UNAUTHENTICATED,
     errors.Unimplemented: StatusCode.UNIMPLEMENTED,
     errors.Unavailable: StatusCode.UNAVAILABLE,
 }

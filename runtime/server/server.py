@@ -4,37 +4,48 @@ import asyncio
 import logging
 import os
 import signal
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, closing, contextmanager
-from pathlib import Path
-from typing import Final
+from importlib import import_module
+from typing import Any, Final
 
-import grpc
 from google.protobuf.internal import api_implementation
 from grpc import aio
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from initd import headstart
 from initd.errors import AuraedError, Unavailable
+from initd.linux import clock
 from initd.processes.model import How
 from initd.values import NamedTuple
+from runtime import scope
+from runtime.audit.log import SIZE, SIZE_IN_MEMORY, AuditLog
 from runtime.cells.cells import Cells
 from runtime.cells.cgroups import Cgroups
 from runtime.cells.specs import Specs
+from runtime.cells.tenants import Quota, Tenants
 from runtime.cells.wanted import WantedFiles
 from runtime.observe.streams import Streams
 from runtime.observe.wakeups import Wakeups
+from runtime.policy.gate import Gate
+from runtime.policy.policies import Policies
 from runtime.processes import Processes
-from runtime.server import boot, credentials, peers
+from runtime.server import boot, peers
+from runtime.server.authentication import Authenticator
 from runtime.server.border import Border
 from runtime.server.callers import Callers
 from runtime.server.health import Health
 from runtime.server.reflection import SERVICE as REFLECTION
 from runtime.server.reflection import Reflection
 from runtime.server.relay import Find, Relay, share
+from runtime.server.secure import Secure
 from runtime.server.services import NAMES, SERVICES, Parts
 from runtime.server.settings import Settings
 from runtime.server.workloads import WorkloadApi
+from runtime.trust.custody import Custody
+from runtime.trust.files import Files
+from runtime.trust.material import Unusable
+from runtime.trust.trust import Source, Trust
 
 log = logging.getLogger(__name__)
 
@@ -88,7 +99,11 @@ async def serving(
     """Serve within the block; drain at its end. `find` tells who connects to the Unix socket."""
     if api_implementation.Type() != "upb":
         log.warning("protobuf: is not compiled but pure Python, so the API is slow; mend the image")
-    identity = _credentials(settings.credentials)
+    set_clock = clock.set_system if settings.owns_clock else None
+    files = Files(settings.identity, settings.credentials, set_clock)
+    unclaimed = settings.claimable and not settings.spiffe and not files.any()
+    source = _agent(settings) or files
+    trust = Trust()
     going_down = asyncio.Event()
 
     def go_down(how: How) -> None:
@@ -104,24 +119,38 @@ async def serving(
         processes,
         notify=settings.notify,
     )
-    callers = Callers(identity.identity.trust_domain if identity else None, cells)
-    border = Border(callers)
-    server = aio.server(interceptors=[border], options=OPTIONS)
+    authenticator = Authenticator(trust)
+    callers = Callers(authenticator, cells)
+    policies = Policies(settings.policy, settings.boot_policy, trust.domain)
+    trust.listen(lambda _: policies.reconsider())
+    tenants = _tenants(cells, policies)
+    gate = Gate(policies)
+    audit = _audit(settings)
+    border = Border(callers, gate, audit.record)
     with Wakeups() as wakeups:
         parts = Parts(
             version=version,
             processes=processes,
             cells=cells,
+            tenants=tenants,
+            gate=gate,
             streams=Streams(settings.logs, processes, wakeups),
             health=Health(),
+            audit=audit,
+            custody=Custody(files, trust, settings.spiffe),
         )
-        _register(server, parts)
+        make = _maker(border, parts)
+        server = make()
+        secure = Secure(settings, trust, make, callers, find)
         cells.recover()
-        where, port = _listen(server, settings, identity)
+        _listen(server, settings)
         await server.start()
         await parts.health.serve(NAMES)
         # Only now may anybody connect: before, they are refused at once, and try again.
+        _begin(trust, source, settings, unclaimed=unclaimed)
+        await secure.open()
         listener = share(settings.shared, settings.socket)
+        where = " and ".join(filter(None, (secure.where, str(settings.socket))))
         with (
             closing(WorkloadApi(settings, callers.caller, find)) as workloads,
             Relay(listener, settings.internal, callers, find) as relay,
@@ -129,64 +158,98 @@ async def serving(
 
             def removed(cell: str) -> None:
                 relay.drop(cell)
+                secure.drop(cell)
                 workloads.drop(cell)
 
             cells.on_removed = removed
             log.info("serving on %s", where)
             try:
                 async with asyncio.TaskGroup() as tasks:
-                    connected, announced = asyncio.Event(), asyncio.Event()
+                    connected, ready = asyncio.Event(), asyncio.Event()
                     owned = (
                         tasks.create_task(processes.run(connected.set)),
-                        tasks.create_task(
-                            _announce(processes, connected, announced, where, callers, identity)
+                        tasks.create_task(_announce(processes, connected, where, ready)),
+                        tasks.create_task(_offer(settings, ready))
+                        if unclaimed
+                        else tasks.create_task(
+                            _follow(source, trust, wakeups, authenticator, ready)
                         ),
-                        tasks.create_task(workloads.run(announced)),
+                        tasks.create_task(secure.keep()),
+                        tasks.create_task(workloads.run(ready)),
                         tasks.create_task(_apply(cells, connected, settings)),
                         tasks.create_task(_settle(cells, connected)),
                         tasks.create_task(_live(processes, connected)),
                         tasks.create_task(_tell(parts.health, going_down)),
+                        tasks.create_task(_keep(audit, connected)),
                     )
-                    yield Serving(where, port, parts)
+                    yield Serving(where, secure.port, parts)
                     await parts.health.drain()
                     await border.drain(DRAIN)
                     for task in owned:
                         task.cancel()
             finally:
-                await server.stop(CUT)
-                await relay.drain(CUT)
+                async with asyncio.TaskGroup() as ends:
+                    ends.create_task(secure.close(CUT))
+                    await server.stop(CUT)
+                    await relay.drain(CUT)
+                audit.close()
+
+
+def _tenants(cells: Cells, policies: Policies) -> Tenants:
+    """Tenants' cells follow the policy."""
+
+    def quota(name: str) -> Quota:
+        tenant = policies.held.policy.tenant(name)
+        return Quota(tenant.cell, tenant.cells)
+
+    def most(name: str) -> int | None:
+        own = scope.current()
+        if (own.tenant and own.cell == name) or name in policies.held.policy.tenants:
+            return tenants.most(name)
+        return None
+
+    tenants = Tenants(cells, quota)
+    cells.quota = most
+    policies.on_change = lambda policy: tenants.adjust(list(policy.tenants))
+    return tenants
 
 
 async def _announce(
-    processes: Processes,
-    connected: asyncio.Event,
-    announced: asyncio.Event,
-    where: str,
-    callers: Callers,
-    identity: credentials.Credentials | None,
+    processes: Processes, connected: asyncio.Event, where: str, ready: asyncio.Event
 ) -> None:
-    """Tell PID 1 that the API answers, once everything does; then look at what it answers with."""
+    """Tell PID 1 that the API answers, once everything does."""
     await connected.wait()
     await processes.ready(f"serving on {where}")
     headstart.settle()
-    announced.set()
-    if identity is not None:
-        await asyncio.to_thread(_verify, identity, callers)
+    ready.set()
 
 
-def _verify(identity: credentials.Credentials, callers: Callers) -> None:
-    """Callers would refuse unusable credentials; so does the node."""
-    from runtime.server.verification import verify
-
+async def _offer(settings: Settings, ready: asyncio.Event) -> None:
+    """Until the node is claimed. Then this run ends, and PID 1 starts the next, which is who the
+    node is by then."""
+    await ready.wait()
+    # With it comes what makes and reads certificates, which no other node needs now.
+    claiming = await asyncio.to_thread(import_module, "runtime.server.claiming")
     try:
-        if verify(identity):
-            log.warning(
-                "credential %s: is not valid at this node's time; check the clock, or renew it",
-                credentials.CERTIFICATE,
-            )
-    except credentials.Unusable as e:
-        log.error("%s. Until then callers over TCP are refused", e)
-        callers.refuse_all_but_local()
+        await claiming.offer(settings)
+    except (OSError, ValueError, RuntimeError) as e:
+        log.error("claim: cannot be offered, boot again: %s", e)
+    else:
+        signal.raise_signal(signal.SIGTERM)
+
+
+async def _follow(
+    source: Source,
+    trust: Trust,
+    wakeups: Wakeups,
+    authenticator: Authenticator,
+    ready: asyncio.Event,
+) -> None:
+    """Once the API answers: look at what it answers with, and from then on at what replaces it."""
+    await ready.wait()
+    if trust.current is not None:
+        await authenticator.load()
+    await source.run(trust, wakeups)
 
 
 async def _live(processes: Processes, connected: asyncio.Event) -> None:
@@ -208,6 +271,17 @@ async def _tell(health: Health, going_down: asyncio.Event) -> None:
     await health.drain()
 
 
+def _audit(settings: Settings) -> AuditLog:
+    size = SIZE if settings.state == settings.disk else SIZE_IN_MEMORY
+    return AuditLog(settings.state / "audit", size=size)
+
+
+async def _keep(audit: AuditLog, connected: asyncio.Event) -> None:
+    """What is in the audit log gets on the disk. Before the API answers there is no time for it."""
+    await connected.wait()
+    await audit.run()
+
+
 async def _apply(cells: Cells, connected: asyncio.Event, settings: Settings) -> None:
     await connected.wait()
     await boot.apply(cells, settings.sets, settings.applied)
@@ -222,60 +296,54 @@ async def _settle(cells: Cells, connected: asyncio.Event) -> None:
         log.error("what was left behind: not all of it is settled: %s", e)
 
 
-def _register(server: aio.Server, parts: Parts) -> None:
-    for service in SERVICES:
-        service.register(service.make(parts), server)
-    health_pb2_grpc.add_HealthServicer_to_server(parts.health, server)
+def _maker(border: Border, parts: Parts) -> Callable[[], aio.Server]:
+    """Makes servers that have every service."""
+    made: tuple[Any, ...] = tuple(service.make(parts) for service in SERVICES)
     health = health_pb2.DESCRIPTOR.services_by_name["Health"].full_name
-    server.add_generic_rpc_handlers((Reflection((*NAMES, health, REFLECTION)),))
+    reflection = Reflection((*NAMES, health, REFLECTION))
+
+    def make() -> aio.Server:
+        server = aio.server(interceptors=[border], options=OPTIONS)
+        for service, servicer in zip(SERVICES, made, strict=True):
+            service.register(servicer, server)
+        health_pb2_grpc.add_HealthServicer_to_server(parts.health, server)
+        server.add_generic_rpc_handlers((reflection,))
+        return server
+
+    return make
 
 
-def _credentials(folder: Path | None) -> credentials.Credentials | None:
-    if folder is None:
+def _agent(settings: Settings) -> Source | None:
+    if not settings.spiffe:
         return None
+    # Few nodes have one.
+    from runtime.trust.agent import Agent
+
+    return Agent(settings.spiffe)
+
+
+def _begin(trust: Trust, source: Source, settings: Settings, *, unclaimed: bool) -> None:
+    """What the node is known by at first; whether it is usable is found out later."""
+    if unclaimed:
+        log.info("nobody has claimed this node: until then its API is on the Unix socket only")
+        # Root may give it an identity on that socket, too: the next run serves as who it is then.
+        trust.listen(lambda _: signal.raise_signal(signal.SIGTERM))
+        return
     try:
-        return credentials.read(folder)
-    except credentials.Unusable as e:
-        log.error("%s. Until then the API is on the Unix socket only", e)
-        return None
+        trust.update(source.read())
+    except Unusable as e:
+        if settings.spiffe:
+            log.info("%s", e)
+        elif settings.credentials is not None:
+            log.error("%s. Until then the API is on the Unix socket only", e)
 
 
-def _listen(
-    server: aio.Server, settings: Settings, identity: credentials.Credentials | None
-) -> tuple[str, int | None]:
-    """Open gRPC's own Unix socket, and the TCP port if the node can prove who it is."""
-    where = str(settings.socket)
+def _listen(server: aio.Server, settings: Settings) -> None:
+    """Open gRPC's own Unix socket."""
     settings.internal.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     # The file is made by bind(2): only the mask keeps others out from its first moment on.
     with _umask(0o177):
         server.add_insecure_port(f"unix:{settings.internal}")
-    if identity is None:
-        return where, None
-    try:
-        port = server.add_secure_port(
-            settings.listen,
-            grpc.ssl_server_credentials(
-                [(identity.key, identity.certificate)],
-                root_certificates=identity.bundle,
-                require_client_auth=True,
-            ),
-        )
-    except RuntimeError:
-        log.error("%s. Until then the API is on the Unix socket only", _why_not(settings, identity))
-        return where, None
-    host = settings.listen.rpartition(":")[0]
-    return f"{host}:{port} as {identity.identity} and {where}", port
-
-
-def _why_not(settings: Settings, identity: credentials.Credentials) -> str:
-    """Why gRPC does not listen: it does not say."""
-    from runtime.server.verification import verify
-
-    try:
-        verify(identity)
-    except credentials.Unusable as e:
-        return str(e)
-    return f"cannot listen on {settings.listen}: free the port, or set aurae.listen="
 
 
 @contextmanager

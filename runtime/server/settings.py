@@ -7,6 +7,7 @@ from initd.values import NamedTuple
 
 CREDENTIALS: Final = Path("/run/credentials/@system")
 SET: Final = "aurae.cells.json"
+POLICY: Final = "aurae.policy.json"
 LISTEN: Final = "[::]:8080"
 SVID_LIFE: Final = 3600.0
 # What may be asked for: less would be over before it is used, more could not be waited for.
@@ -25,10 +26,16 @@ class Settings(NamedTuple):
     sets: tuple[Path, ...] = (CREDENTIALS / SET, Path("/etc/aurae/cells.json"))
     """Where a set of cells and executables may be that is applied at boot; the first counts."""
     initd: Path = Path("/run/aurae/initd.sock")
+    spiffe: str = ""
+    """Address of a SPIFFE agent that the node has its identity from, `unix:/PATH`."""
     svid_life: float = SVID_LIFE
     """Seconds that an X.509-SVID of a workload is valid."""
+    owns_clock: bool = False
+    """The clock is the node's to set: on a machine, and in no container."""
     disk: Path = Path("/var/lib/aurae")
     """Where what must outlive a boot goes, if a data disk is mounted there or above."""
+    claimable: bool = False
+    """Whether it may be claimed where it has no identity."""
 
     @property
     def state(self) -> Path:
@@ -38,13 +45,23 @@ class Settings(NamedTuple):
 
     @property
     def identity(self) -> Path:
-        """What the node keeps of its identity."""
+        """What the node was given, or made, to prove who it is."""
         return self.state / "identity"
+
+    @property
+    def secret(self) -> Path:
+        """What a claimer must know; it does not outlive a boot."""
+        return self.run / "claim.secret"
 
     @property
     def socket(self) -> Path:
         """The API's name on the node, which leads to where it is shared with cells."""
         return self.run / "aurae.sock"
+
+    @property
+    def tls_socket(self) -> Path:
+        """The same API for whoever shows a certificate."""
+        return self.run / "aurae-tls.sock"
 
     @property
     def workload_socket(self) -> Path:
@@ -60,6 +77,20 @@ class Settings(NamedTuple):
     def internal(self) -> Path:
         """gRPC's own socket, in a folder that only we may enter."""
         return self.run / "runtime" / "grpc.sock"
+
+    @property
+    def policy(self) -> Path:
+        """What SetPolicy stores."""
+        return self.state / "policy.json"
+
+    @property
+    def boot_policy(self) -> Path | None:
+        """The policy that the node was given at boot."""
+        return self.credentials / POLICY if self.credentials else None
+
+    @property
+    def internal_tls(self) -> Path:
+        return self.run / "runtime" / "tls.sock"
 
     @property
     def workload_internal(self) -> Path:
@@ -101,6 +132,7 @@ class Settings(NamedTuple):
             listen=given.get("aurae.listen") or LISTEN,
             credentials=found,
             cgroups=Path(given["aurae.cgroups"]),
+            spiffe=given.get("aurae.spiffe", ""),
             sets=(*((found / SET,) if found else ()), Path("/etc/aurae/cells.json")),
         )
 
@@ -111,7 +143,10 @@ class Settings(NamedTuple):
         return cls(
             listen=given.get("aurae.listen", LISTEN),
             log=given.get("aurae.log", "info"),
+            spiffe=given.get("aurae.spiffe", ""),
+            owns_clock=True,
             svid_life=_svid_life(given.get("aurae.svid-life", "")),
+            claimable=True,
         )
 
 

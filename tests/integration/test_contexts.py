@@ -65,7 +65,7 @@ before=$(size)
 until [ $(size) -gt $before ]; do sleep 0.1; done
 echo it writes
 kill $(cat /run/keepers)
-until [ ! -e $base/aurae ]; do sleep 0.1; done
+until [ ! -e $base/auraed ]; do sleep 0.1; done
 ls -A /run/aurae
 find $base -mindepth 1 -type d
 rmdir $base

@@ -13,6 +13,7 @@ os.environ["GRPC_VERBOSITY"] = "NONE"
 
 import grpc
 import pytest
+from aurae.audit.v0 import audit_pb2_grpc
 from aurae.cells.v0 import cells_pb2_grpc
 from aurae.discovery.v0 import discovery_pb2_grpc
 from aurae.node.v0 import node_pb2_grpc
@@ -70,6 +71,7 @@ def issue(signer: Pair, path: str, **options: Any) -> Pair:
 def serving(node: Node, signer: Pair, own: Pair) -> Iterator[Node]:
     server = grpc.server(futures.ThreadPoolExecutor(4))
     for module in (
+        audit_pb2_grpc,
         cells_pb2_grpc,
         discovery_pb2_grpc,
         node_pb2_grpc,

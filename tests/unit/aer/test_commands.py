@@ -393,7 +393,7 @@ def test_permission_denied_says_where_to_see_who_one_is(aer: Aer, node: Node) ->
 
     node.answers["List"] = refuse
     done = aer("cell", "list")
-    assert "ann.crt says who you are)" in done.err
+    assert "aer auth whoami says who you are" in done.err
 
 
 USAGE = [

@@ -17,7 +17,11 @@ ALL = Path(__file__).parents[3] / "proto/gen/all.pb"
 FOREIGN = {f"grpc.health.v1.Health.{method}" for method in ("Check", "List", "Watch")}
 
 # Noun of the command line for each package, where it is not the package's own word.
-NOUNS = {"aurae.cells.v0": "cell"}
+NOUNS = {
+    "aurae.cells.v0": "cell",
+    "aurae.claim.v0": "node",
+    "aurae.identity.v0": "node",
+}
 
 
 def methods() -> Iterator[MethodDescriptor]:
@@ -93,4 +97,4 @@ def test_a_noun_is_the_word_of_its_package(command: Command) -> None:
 def test_a_noun_is_a_module_of_its_name(noun: str) -> None:
     for command in table.commands(noun):
         assert command.words[0] == noun
-        assert command.run.__module__ in {f"aer.{noun}", "aer.observe"}
+        assert command.run.__module__ in {f"aer.{noun}", "aer.observe", "aer.identity"}

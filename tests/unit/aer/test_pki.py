@@ -133,14 +133,20 @@ def test_a_node_may_have_another_dns_name(aer: Aer, folder: Path) -> None:
         ("issue tenant acme/..", 2, "no . and no .."),
         ("issue tenant acme/a/b", 2, "the path has '/'"),
         ("issue person ann", 1, "nothing can be issued\n(aer pki init"),
-        ("show none.crt", 1, "none.crt: No such file"),
+        ("inspect none.crt", 1, "none.crt: No such file"),
+        ("renew none.crt", 1, "none.crt: No such file"),
+        ("revoke --serial xyz", 2, "'xyz' is no serial number"),
+        ("revoke --serial 0", 2, "'0' is no serial number"),
+        ("revoke", 1, "nothing can be issued\n(aer pki init"),
+        ("bundle show", 1, "nothing can be issued\n(aer pki init"),
+        ("export spire x", 1, "nothing can be issued\n(aer pki init"),
     ],
 )
 def test_what_is_refused_leaves_nothing(
     aer: Aer, tmp_path: Path, words: str, status: int, said: str
 ) -> None:
     folder = tmp_path / "none"
-    where = [] if words.startswith("show") else ["--dir", str(folder)]
+    where = [] if words.startswith("inspect") else ["--dir", str(folder)]
     done = aer("pki", *words.split(), *where)
     assert (done.status, done.out) == (status, "")
     assert said in done.err
@@ -188,16 +194,6 @@ def test_a_configuration_needs_the_persons_svid(aer: Aer, folder: Path) -> None:
     done = aer("pki", "config", "eve", "dev", "[::1]:8080", "--dir", str(folder))
     assert done.status == 1
     assert done.err.endswith("person/eve.crt: does not exist\n(aer pki issue person eve)\n")
-
-
-def test_show_says_who_it_is(aer: Aer, folder: Path) -> None:
-    node = aer("pki", "show", str(folder / "node/dev.crt")).out
-    assert "SPIFFE ID  spiffe://example.org/node/dev\n" in node
-    assert "DNS name   dev.node.example.org\n" in node
-    assert "spiffe://example.org\n" in aer("pki", "show", str(folder / "ca.crt")).out
-    wrong = aer("pki", "show", str(folder / "ca.key"))
-    assert wrong.status == 1
-    assert "not a certificate in PEM" in wrong.err
 
 
 def test_a_broken_configuration_is_no_matter_to_pki(aer: Aer, home: Path, tmp_path: Path) -> None:

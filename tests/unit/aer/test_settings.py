@@ -125,6 +125,14 @@ def test_an_address_is_a_host_and_a_port(text: str) -> None:
     assert Endpoint.parse(text) == Endpoint(None, text)
 
 
+def test_a_path_may_be_of_a_socket_that_demands_a_certificate() -> None:
+    endpoint = Endpoint.parse("unix+tls:/run/aurae/aurae-tls.sock")
+    assert (endpoint.path, endpoint.secure) == (Path("/run/aurae/aurae-tls.sock"), True)
+    assert str(endpoint) == "unix+tls:/run/aurae/aurae-tls.sock"
+    assert not Endpoint.parse("/run/aurae/aurae-tls.sock").secure
+    assert Endpoint.parse("node:8080").secure
+
+
 @pytest.mark.parametrize(
     "text", ["", "node", "node:", ":80", "node:0", "node:65536", "node:x", "::1:80", "[::1]"]
 )

@@ -161,7 +161,9 @@ def test_verify_looks_at_the_clock(signer: Pair) -> None:
 
 def test_a_leaf_signs_nothing(signer: Pair) -> None:
     """The chain eve → ann → authority: ann is no authority, whatever her key can sign."""
-    ann = issue(signer, ANN)
+    key = authority.make_key(KeyType.ECDSA_P256)
+    ann = Pair(forged(signer, lambda builder: builder, key=key, subject=NAME), key)
+    assert svid.verify(ann.certificate, signer.certificate).id == ANN
     eve = forged(ann, lambda builder: builder)
     with pytest.raises(ValueError, match="no certificate authority"):
         svid.verify(eve + ann.certificate, signer.certificate)
@@ -202,6 +204,8 @@ def test_a_key_belongs_to_its_certificate(signer: Pair) -> None:
 
 
 PEM = serialization.Encoding.PEM
+NAME = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "an authority")])
+BELOW = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "one below it")])
 URI = x509.UniformResourceIdentifier
 DNS = x509.DNSName
 
@@ -226,6 +230,7 @@ def forged(
     *,
     names: list[x509.GeneralName] | None = None,
     key: bytes | None = None,
+    subject: x509.Name | None = None,
 ) -> bytes:
     """A certificate that `authority` would not make, signed by its key all the same."""
     public = svid.private_key(key or authority.make_key(KeyType.ECDSA_P256)).public_key()
@@ -235,7 +240,7 @@ def forged(
     now = datetime.now(UTC)
     builder = (
         x509.CertificateBuilder()
-        .subject_name(x509.Name([]))
+        .subject_name(subject or x509.Name([]))
         .issuer_name(svid.certificates(signer.certificate)[0].subject)
         .public_key(public)
         .serial_number(x509.random_serial_number())
@@ -260,8 +265,8 @@ def _signer(uri: str, path_length: int | None, above: bytes | None) -> tuple[byt
     usage = {**USAGE, "digital_signature": False, "key_cert_sign": True}
     certificate = (
         x509.CertificateBuilder()
-        .subject_name(x509.Name([]))
-        .issuer_name(x509.Name([]))
+        .subject_name(BELOW if above else NAME)
+        .issuer_name(NAME)
         .public_key(key.public_key())
         .serial_number(x509.random_serial_number())
         .not_valid_before(datetime.now(UTC) - DAY)

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from initd import initramfs
+from initd.boot.disks import block_devices
 from initd.initramfs import RootError, matcher
 
 
@@ -48,7 +49,7 @@ def test_a_partition_knows_its_disk(tmp_path: Path) -> None:
     block.mkdir()
     (block / "vda2").symlink_to(part)
     expected = {"DEVNAME": "vda2", "DEVTYPE": "partition", "PARTN": "2"}
-    assert initramfs.block_devices(str(block)) == [{**expected, "PARTNAME": "a b", "DISK": "vda"}]
+    assert block_devices(str(block)) == [{**expected, "PARTNAME": "a b", "DISK": "vda"}]
 
 
 def gpt(block: int, guid: uuid.UUID, number: int) -> bytes:

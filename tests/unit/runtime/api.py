@@ -31,7 +31,9 @@ def main(folder: Path, listen: str) -> None:
         run=folder,
         initd=folder / "initd.sock",
         sets=(folder / "cells.json",),
+        spiffe=os.environ.get("TEST_SPIFFE", ""),
         disk=folder / "disk",
+        claimable=(folder / "claimable").exists(),
     )
     if (life := folder / "svid-life").exists():
         settings = settings._replace(svid_life=float(life.read_text()))

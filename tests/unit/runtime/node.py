@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import grpc
+from aurae.audit.v0 import audit_pb2_grpc
 from aurae.cells.v0 import cells_pb2, cells_pb2_grpc
 from aurae.discovery.v0 import discovery_pb2, discovery_pb2_grpc
 from aurae.node.v0 import node_pb2_grpc
@@ -96,6 +97,7 @@ class Node:
     def __init__(self, folder: Path, channel: grpc.Channel) -> None:
         self.folder = folder
         self.cgroups = folder / "cgroup" / "aurae"
+        self.audit = audit_pb2_grpc.AuditServiceStub(channel)
         self.cells = cells_pb2_grpc.CellServiceStub(channel)
         self.discovery = discovery_pb2_grpc.DiscoveryServiceStub(channel)
         self.health = health_pb2_grpc.HealthStub(channel)

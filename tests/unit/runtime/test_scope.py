@@ -13,17 +13,14 @@ from aurae.cells.v0 import cells_pb2
 from aurae.discovery.v0 import discovery_pb2
 from aurae.observe.v0 import observe_pb2
 from grpc import StatusCode
-from grpc_health.v1 import health_pb2
-from grpc_reflection.v1alpha import reflection_pb2
 
 from runtime.cells.model import MAX_LEVELS
+from runtime.policy.table import PARTIAL, TABLE
 from runtime.scope import NODE, Scope
 from runtime.server import border, relay
-from runtime.server.reach import REACH, Reach, reaches
 from tests.unit.runtime import node as nodes
 from tests.unit.runtime.node import DEADLINE, Node
 from tests.unit.runtime.test_cells_over_grpc import refused
-from tests.unit.runtime.test_server import PROTOS, methods
 
 
 @pytest.fixture
@@ -39,17 +36,8 @@ def tenant(node: Node) -> Iterator[Node]:
         node.free("other")
 
 
-def test_the_table_has_every_method_of_the_api_and_no_other() -> None:
-    descriptors = [p.DESCRIPTOR for p in (*PROTOS, health_pb2, reflection_pb2)]
-    assert set().union(*map(methods, descriptors)) == set(REACH)
-
-
-def test_what_the_table_does_not_know_is_not_for_cells() -> None:
-    assert not reaches("/aurae.cells.v0.CellService/Sell")
-
-
 def test_what_is_for_the_node_is_refused_to_a_cell(tenant: Node) -> None:
-    for method, reach in REACH.items():
+    for method, permission in TABLE.items():
         call: grpc.UnaryStreamMultiCallable[bytes, bytes] = tenant.channel.unary_stream(method)
         # Streams of one answer are calls that are not streams, on the wire.
         answers = call(b"", timeout=DEADLINE)
@@ -59,8 +47,8 @@ def test_what_is_for_the_node_is_refused_to_a_cell(tenant: Node) -> None:
         except grpc.RpcError as e:
             code, message = e.code(), e.details() or ""
         answers.cancel()
-        assert (code is StatusCode.PERMISSION_DENIED) == (reach is Reach.NODE), method
-        if reach is Reach.NODE:
+        assert (code is StatusCode.PERMISSION_DENIED) == (permission not in PARTIAL), method
+        if permission not in PARTIAL:
             assert message == f"{method}: is not for callers in a cell; call from the node"
 
 

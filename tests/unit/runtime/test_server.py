@@ -8,8 +8,11 @@ from typing import Any, TypeAlias
 
 import grpc
 import pytest
+from aurae.audit.v0 import audit_pb2
+from aurae.auth.v0 import auth_pb2
 from aurae.cells.v0 import cells_pb2
 from aurae.discovery.v0 import discovery_pb2
+from aurae.identity.v0 import identity_pb2
 from aurae.node.v0 import node_pb2
 from aurae.observe.v0 import observe_pb2
 from google.protobuf.duration_pb2 import Duration
@@ -27,7 +30,15 @@ SERVING = health_pb2.HealthCheckResponse.SERVING
 NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
 Raw: TypeAlias = "grpc.UnaryUnaryMultiCallable[bytes, bytes]"
 RawStream: TypeAlias = "grpc.StreamStreamMultiCallable[bytes, bytes]"
-PROTOS = (cells_pb2, discovery_pb2, node_pb2, observe_pb2)
+PROTOS = (
+    audit_pb2,
+    auth_pb2,
+    cells_pb2,
+    discovery_pb2,
+    identity_pb2,
+    node_pb2,
+    observe_pb2,
+)
 
 
 def methods(descriptor: Any) -> set[str]:

@@ -153,13 +153,14 @@ def test_it_comes_after_what_ends_well_and_in_any_order_of_starts(node: Node) ->
     note = "echo $0 >> order"
     folder = {"working_directory": str(node.folder)}
     assert node.start("order", "last", note, after=["middle"], **folder) == 0
-    assert node.start("order", "middle", note, after=["first", "deep/one"], **folder) == 0
+    exit_first = readiness("EXIT")
+    middle = {**folder, "after": ["first", "deep/one"], "readiness": exit_first}
+    assert node.start("order", "middle", note, **middle) == 0
     status = node.status("order", "middle")
     assert (status.state, status.pid) == (WAITING, 0)
     assert status.waiting_for == ["first", "deep/one"]
     assert not status.HasField("started_at")
     node.allocate("order/deep")
-    exit_first = readiness("EXIT")
     node.start("order/deep", "one", note, readiness=exit_first, **folder)
     node.wait("order/deep", "one")
     assert node.status("order", "middle").waiting_for == ["first"]

@@ -1,0 +1,1 @@
+"""Every decision of the node, kept so that changing it shows: the audit log."""

@@ -1,0 +1,58 @@
+"""Tenants' own cells: made when they are first needed, with the limits that the policy says."""
+
+import asyncio
+import logging
+from collections.abc import Callable
+
+from initd.errors import AlreadyExists, AuraedError
+from initd.values import NamedTuple
+from runtime import scope
+from runtime.cells.cells import Cells
+from runtime.cells.model import Cell
+
+log = logging.getLogger(__name__)
+
+
+class Quota(NamedTuple):
+    """What a tenant has: its own cell, whose limits hold for all in it, and how many cells."""
+
+    cell: Cell
+    cells: int
+
+
+class Tenants:
+    """`quota` says what a tenant has now."""
+
+    def __init__(self, cells: Cells, quota: Callable[[str], Quota]) -> None:
+        self._cells = cells
+        self._quota = quota
+        self._making: dict[str, asyncio.Lock] = {}
+
+    async def ensure(self, name: str) -> None:
+        """The tenant's own cell is there when this returns. Raises what Allocate raises."""
+        if self._cells.cell(name) is not None and name not in self._making:
+            return
+        lock = self._making.setdefault(name, asyncio.Lock())
+        try:
+            async with lock:
+                if self._cells.cell(name) is None:
+                    with scope.entered(scope.NODE):
+                        await self._cells.allocate(self._quota(name).cell)
+                    log.info("tenant %s: its cell is made", name)
+        except AlreadyExists:
+            return
+        finally:
+            self._making.pop(name, None)
+
+    def most(self, name: str) -> int:
+        """How many cells there may be in the tenant's own."""
+        return self._quota(name).cells
+
+    def adjust(self, names: list[str]) -> None:
+        """Give tenants' cells that exist the limits that the policy says now."""
+        for name in names:
+            cell = self._quota(name).cell
+            try:
+                self._cells.adjust(cell)
+            except (AuraedError, OSError) as e:
+                log.error("tenant %s: its cell keeps its limits: %s", name, e)

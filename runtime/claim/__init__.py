@@ -1,0 +1,1 @@
+"""Claiming: a node without an identity is given one by who reads its console."""

@@ -1,0 +1,1 @@
+"""Who may do what: one table of methods, roles, and rules by SPIFFE ID."""

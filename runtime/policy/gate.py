@@ -1,0 +1,57 @@
+"""Decides for every kind of caller: people and tenants by the policy, root and cells by what they
+are."""
+
+from initd.values import NamedTuple
+from runtime.identity.spiffe import SpiffeId
+from runtime.policy.model import Decision
+from runtime.policy.policies import Policies
+from runtime.policy.table import PARTIAL, Permission, needed
+from runtime.scope import Scope
+
+ROOT = Decision(allowed=True, rule="root", reason="root on the node's own socket may")
+CELL = Decision(allowed=True, rule="cell", reason="callers in a cell may, within it")
+
+
+class Asking(NamedTuple):
+    """Somebody of whom a decision is wanted."""
+
+    scope: Scope
+    id: SpiffeId | None
+
+
+class Gate:
+    """One decision a call, and the part of the node that it is for."""
+
+    def __init__(self, policies: Policies) -> None:
+        self.policies = policies
+
+    def decide(self, asking: Asking, method: str) -> Decision:
+        if asking.id is not None:
+            return self.policies.decide(asking.id, method)
+        permission = needed(method)
+        if permission is None:
+            return Decision(allowed=False, rule="default", reason=f"{method}: is no method")
+        if asking.scope.cell is None:
+            return ROOT
+        if permission in PARTIAL:
+            return CELL
+        return Decision(
+            allowed=False,
+            rule="cell",
+            reason=f"{method}: is not for callers in a cell; call from the node",
+        )
+
+    def permissions(self, asking: Asking) -> list[Permission]:
+        """All that somebody may do."""
+        if asking.id is None:
+            inside = asking.scope.cell is not None
+            return [one for one in Permission if not inside or one in PARTIAL]
+        policy = self.policies.held.policy
+        return [one for one in Permission if policy.decide(asking.id, one).allowed]
+
+
+def scope_of(asking: Asking, decision: Decision) -> Scope:
+    """How much of the node a call sees that is allowed so."""
+    if decision.tenant is None:
+        return asking.scope
+    return Scope(cell=decision.tenant, tenant=True)

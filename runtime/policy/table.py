@@ -1,0 +1,101 @@
+"""What each method of the API needs, and what each role has: the two tables."""
+
+from collections.abc import Mapping
+from enum import StrEnum
+from typing import Final
+
+
+class Permission(StrEnum):
+    """What a caller must have. The proto says what each lets do."""
+
+    IDENTITY = "identity"
+    """Nothing but an identity: everybody may ask what they may."""
+    NODE_READ = "node.read"
+    CELLS_READ = "cells.read"
+    CELLS_WRITE = "cells.write"
+    LOGS_READ = "logs.read"
+    NODE_OBSERVE = "node.observe"
+    NODE_CONTROL = "node.control"
+    AUDIT_READ = "audit.read"
+    IDENTITY_READ = "identity.read"
+    IDENTITY_WRITE = "identity.write"
+    POLICY_READ = "policy.read"
+    POLICY_WRITE = "policy.write"
+
+
+# These can be had for a part of the node: what is read and done then stays within it.
+PARTIAL: Final = frozenset(
+    {
+        Permission.IDENTITY,
+        Permission.NODE_READ,
+        Permission.CELLS_READ,
+        Permission.CELLS_WRITE,
+        Permission.LOGS_READ,
+    }
+)
+
+TABLE: Final[Mapping[str, Permission]] = {
+    "/aurae.audit.v0.AuditService/GetHead": Permission.AUDIT_READ,
+    "/aurae.audit.v0.AuditService/Watch": Permission.AUDIT_READ,
+    "/aurae.auth.v0.AuthService/CanI": Permission.IDENTITY,
+    "/aurae.auth.v0.AuthService/GetPolicy": Permission.POLICY_READ,
+    "/aurae.auth.v0.AuthService/SetPolicy": Permission.POLICY_WRITE,
+    "/aurae.auth.v0.AuthService/WhoAmI": Permission.IDENTITY,
+    "/aurae.cells.v0.CellService/Allocate": Permission.CELLS_WRITE,
+    "/aurae.cells.v0.CellService/Apply": Permission.CELLS_WRITE,
+    "/aurae.cells.v0.CellService/Free": Permission.CELLS_WRITE,
+    "/aurae.cells.v0.CellService/List": Permission.CELLS_READ,
+    "/aurae.cells.v0.CellService/Start": Permission.CELLS_WRITE,
+    "/aurae.cells.v0.CellService/Stop": Permission.CELLS_WRITE,
+    "/aurae.cells.v0.CellService/Wait": Permission.CELLS_READ,
+    "/aurae.cells.v0.CellService/Watch": Permission.CELLS_READ,
+    "/aurae.discovery.v0.DiscoveryService/Discover": Permission.NODE_READ,
+    "/aurae.identity.v0.IdentityService/GetIdentity": Permission.IDENTITY_READ,
+    "/aurae.identity.v0.IdentityService/GetSigningRequest": Permission.IDENTITY_WRITE,
+    "/aurae.identity.v0.IdentityService/SetCertificate": Permission.IDENTITY_WRITE,
+    "/aurae.identity.v0.IdentityService/SetTrust": Permission.IDENTITY_WRITE,
+    "/aurae.node.v0.NodeService/ReloadDaemon": Permission.NODE_CONTROL,
+    "/aurae.node.v0.NodeService/Shutdown": Permission.NODE_CONTROL,
+    "/aurae.observe.v0.ObserveService/GetAuraeDaemonLogStream": Permission.NODE_OBSERVE,
+    "/aurae.observe.v0.ObserveService/GetPosixSignalsStream": Permission.NODE_OBSERVE,
+    "/aurae.observe.v0.ObserveService/GetSubProcessStream": Permission.LOGS_READ,
+    "/grpc.health.v1.Health/Check": Permission.NODE_READ,
+    "/grpc.health.v1.Health/List": Permission.NODE_READ,
+    "/grpc.health.v1.Health/Watch": Permission.NODE_READ,
+    "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo": Permission.NODE_READ,
+}
+
+
+class Role(StrEnum):
+    """What a rule gives."""
+
+    READER = "reader"
+    OPERATOR = "operator"
+    ADMIN = "admin"
+    TENANT = "tenant"
+
+
+_READS: Final = frozenset(
+    {
+        Permission.IDENTITY,
+        Permission.NODE_READ,
+        Permission.CELLS_READ,
+        Permission.LOGS_READ,
+        Permission.NODE_OBSERVE,
+        Permission.AUDIT_READ,
+        Permission.IDENTITY_READ,
+        Permission.POLICY_READ,
+    }
+)
+
+ROLES: Final[Mapping[Role, frozenset[Permission]]] = {
+    Role.READER: _READS,
+    Role.OPERATOR: _READS | {Permission.CELLS_WRITE, Permission.NODE_CONTROL},
+    Role.ADMIN: frozenset(Permission),
+    Role.TENANT: PARTIAL,
+}
+
+
+def needed(method: str) -> Permission | None:
+    """None: the API has no such method, so nobody may call it."""
+    return TABLE.get(method)

@@ -1,0 +1,1 @@
+"""What the node is known by and whom it believes: it changes while the node serves."""

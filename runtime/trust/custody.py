@@ -1,0 +1,271 @@
+"""The node's own key, and what an operator gives it: certificates, bundles, revocation lists."""
+
+import asyncio
+import logging
+import os
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Final
+
+from initd.errors import FailedPrecondition, InvalidArgument, NotFound
+from initd.values import NamedTuple
+from runtime.identity.spiffe import SpiffeId, parse_trust_domain
+from runtime.trust import material as materials
+from runtime.trust.files import Files
+from runtime.trust.material import Material, Names, Unusable
+from runtime.trust.trust import Trust
+
+log = logging.getLogger(__name__)
+
+# Bytes of what is given: a certificate's chain, and a bundle or revocation lists.
+MOST: Final = 256 * 1024
+MOST_LISTS: Final = 4 * 1024 * 1024
+
+_NAMES: Final = Names("certificate", "key of the node", "roots")
+
+
+class Request(NamedTuple):
+    pem: bytes
+    id: SpiffeId
+    dns_name: str
+
+
+class Custody:
+    """Changes the files of the state folder; `trust` follows at once. `agent` names the SPIFFE
+    agent where the identity is that one's to give."""
+
+    def __init__(self, files: Files, trust: Trust, agent: str = "") -> None:
+        self._files = files
+        self._trust = trust
+        self._agent = agent
+        self._lock = asyncio.Lock()
+
+    @property
+    def current(self) -> Material:
+        """Raises FailedPrecondition."""
+        if self._trust.current is None:
+            raise FailedPrecondition(
+                "identity: the node has none; `aer node identity request` begins to give it one"
+            )
+        return self._trust.current
+
+    async def request(self, spiffe_id: str, dns_name: str) -> Request:
+        self._check_own()
+        async with self._lock:
+            return await asyncio.to_thread(self._request, spiffe_id, dns_name)
+
+    async def set_certificate(self, chain: bytes, roots: bytes) -> Material:
+        """Either all of it holds afterwards, whatever happens to the node, or nothing."""
+        self._check_own()
+        return await self._change(lambda: self._set_certificate(chain, roots))
+
+    async def set_trust(
+        self, trust_domain: str, roots: bytes, crls: bytes | None, *, remove: bool
+    ) -> Material:
+        self._check_own()
+        own = self.current.identity.trust_domain
+        name = trust_domain or own
+        try:
+            parse_trust_domain(name)
+        except ValueError as e:
+            raise InvalidArgument(f"trust_domain: {e}") from e
+        if remove and (roots or name == own):
+            raise InvalidArgument(
+                "remove: goes with the name of another trust domain and without roots"
+            )
+        if not remove and not roots and crls is None:
+            raise InvalidArgument("roots: give them, or revocation lists, or remove")
+        return await self._change(lambda: self._set_trust(name, roots, crls, remove=remove))
+
+    def _check_own(self) -> None:
+        if self._agent:
+            raise FailedPrecondition(
+                f"identity: comes from the SPIFFE agent at {self._agent}; change it there"
+            )
+
+    async def _change(self, change: Callable[[], Material]) -> Material:
+        async with self._lock:
+            try:
+                changed = await asyncio.to_thread(change)
+            except Unusable as e:
+                raise InvalidArgument(str(e)) from e
+            if self._trust.update(changed):
+                log.info("%s from %s: takes effect", changed.identity, changed.source)
+            return changed
+
+    @property
+    def _requested(self) -> Path:
+        """The key that a certificate was requested for."""
+        return self._files.state.parent / "requested.key"
+
+    def _request(self, spiffe_id: str, dns_name: str) -> Request:
+        from runtime.identity import svid
+
+        current = self._trust.current
+        now = svid.parse(current.certificate) if current is not None else None
+        try:
+            if not spiffe_id and now is None:
+                raise FailedPrecondition("spiffe_id: the node has none yet; give it one")
+            wanted = SpiffeId.parse(spiffe_id) if spiffe_id or now is None else now.id
+            if not wanted.path:
+                raise ValueError(f"{wanted} has no path, so it is nobody's")
+            name = dns_name or (now.dns_name if now is not None and now.id == wanted else None)
+            name = name or _dns_name(wanted)
+            if name:
+                svid.parse_dns_name(name)
+        except ValueError as e:
+            raise InvalidArgument(f"request: {e}") from e
+        return Request(_signing_request(self._key(), wanted, name), wanted, name)
+
+    def _key(self) -> bytes:
+        from runtime.identity import authority
+        from runtime.identity.authority import KeyType
+
+        with suppress(FileNotFoundError):
+            return self._requested.read_bytes()
+        key = authority.make_key(KeyType.ECDSA_P256)
+        self._requested.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        put(self._requested, key)
+        return key
+
+    def _set_certificate(self, chain: bytes, roots: bytes) -> Material:
+        from runtime.trust import usable
+
+        _bound("certificate", chain, MOST)
+        _bound("roots", roots, MOST)
+        identity = materials.identity(chain, "certificate")
+        current = self._trust.current
+        bundles = dict(current.bundles) if current is not None else {}
+        if current is not None and current.identity.trust_domain != identity.trust_domain:
+            del bundles[current.identity.trust_domain]
+        if roots:
+            bundles[identity.trust_domain] = roots
+        if identity.trust_domain not in bundles:
+            raise InvalidArgument(f"roots: the node has none of {identity.trust_domain}; give them")
+        # Own trust domain first.
+        bundles = {identity.trust_domain: bundles.pop(identity.trust_domain), **bundles}
+        key, requested = self._key_of(chain)
+        crls = current.crls if current is not None else b""
+        wanted = Material(identity, chain, key, bundles, crls, str(self._files.state), _NAMES)
+        usable.verify_bundle(identity.trust_domain, wanted.bundle)
+        if usable.verify(wanted):
+            raise InvalidArgument("certificate: is not valid at this node's time; see its clock")
+        state = self._files.state
+        state.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._files.finish()
+        for name in ("next.key", "next.ca.crt"):
+            # Left by a crash before there was a certificate for them.
+            (state / name).unlink(missing_ok=True)
+        if requested or not (state / "node.key").exists():
+            put(state / "next.key", key)
+        if roots:
+            put(state / "next.ca.crt", roots)
+        # From here on it holds.
+        put(state / "next.crt", chain)
+        self._files.finish()
+        if requested:
+            self._requested.unlink(missing_ok=True)
+        return self._loaded()
+
+    def _key_of(self, chain: bytes) -> tuple[bytes, bool]:
+        """The key of the certificate, and whether it is one that was requested for."""
+        from runtime.identity import svid
+
+        with suppress(FileNotFoundError, ValueError):
+            requested = self._requested.read_bytes()
+            svid.match_key(chain, requested)
+            return requested, True
+        try:
+            if self._trust.current is not None:
+                svid.match_key(chain, self._trust.current.key)
+                return self._trust.current.key, False
+        except ValueError as e:
+            raise InvalidArgument(f"certificate: {e}") from e
+        raise InvalidArgument(
+            "certificate: is not of a key of this node; `aer node identity request` makes one"
+        )
+
+    def _set_trust(
+        self, trust_domain: str, roots: bytes, crls: bytes | None, *, remove: bool
+    ) -> Material:
+        from runtime.trust import usable
+
+        current = self.current
+        _bound("roots", roots, MOST)
+        bundles = dict(current.bundles)
+        if remove and bundles.pop(trust_domain, None) is None:
+            raise NotFound(f"trust domain {trust_domain}: the node does not know it")
+        if roots:
+            bundles[trust_domain] = roots
+            usable.verify_bundle(trust_domain, roots)
+        if crls is not None:
+            _bound("revocation_lists", crls, MOST_LISTS)
+            usable.parse_crls(crls)
+        if trust_domain == current.identity.trust_domain:
+            usable.verify(current._replace(bundles=bundles, names=_NAMES))
+        own = trust_domain == current.identity.trust_domain
+        state = self._files.state
+        file = state / "ca.crt" if own else state / "federated" / f"{trust_domain}.crt"
+        file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if roots or remove:
+            # An empty one hides what came at boot.
+            put(file, roots)
+        if crls is not None:
+            put(state / "crl.pem", crls)
+        return self._loaded()
+
+    def _loaded(self) -> Material:
+        return self._files.load()[0]
+
+
+def put(path: Path, content: bytes) -> None:
+    """Replace a file, or make it: it has the old content or the new, and is on the disk when this
+    returns. For us alone."""
+    fresh = path.with_name(f".{path.name}.partial")
+    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW
+    with os.fdopen(os.open(fresh, flags, 0o600), "wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    fresh.rename(path)
+    sync(path.parent)
+
+
+def sync(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _dns_name(wanted: SpiffeId) -> str:
+    name = wanted.below("/node/")
+    return f"{name}.node.{wanted.trust_domain}".lower() if name and "/" not in name else ""
+
+
+def _signing_request(key: bytes, wanted: SpiffeId, dns_name: str) -> bytes:
+    from cryptography import x509
+    from cryptography.hazmat.primitives import hashes, serialization
+    from cryptography.hazmat.primitives.asymmetric import ec
+
+    from runtime.identity import svid
+
+    private = svid.private_key(key)
+    assert isinstance(private, ec.EllipticCurvePrivateKey)
+    names: list[x509.GeneralName] = [x509.UniformResourceIdentifier(str(wanted))]
+    if dns_name:
+        names.append(x509.DNSName(dns_name))
+    return (
+        x509.CertificateSigningRequestBuilder()
+        .subject_name(x509.Name([]))
+        .add_extension(x509.SubjectAlternativeName(names), critical=True)
+        .sign(private, hashes.SHA256())
+        .public_bytes(serialization.Encoding.PEM)
+    )
+
+
+def _bound(field: str, content: bytes, most: int) -> None:
+    if len(content) > most:
+        raise InvalidArgument(f"{field}: has {len(content)} bytes; {most} are the most")
