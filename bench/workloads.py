@@ -14,11 +14,14 @@ import grpc
 from aurae.spiffe import workload_pb2, workload_pb2_grpc
 
 from bench.measurement import Measurement, median, p99
+from runtime.audit.log import AuditLog
 from runtime.scope import Scope
 from runtime.server.callers import Caller
 from runtime.server.peers import Peer
 from runtime.server.settings import Settings
 from runtime.server.workloads import HEADER, WorkloadApi
+from runtime.trust.files import Files
+from runtime.trust.trust import Trust
 from testkit.trust import TrustDomain
 
 # Milliseconds.
@@ -64,6 +67,8 @@ def _served(folder: Path) -> Iterator[str]:
         (credentials / given.name).write_bytes(given.content)
     settings = Settings(credentials=credentials, run=folder / "run", disk=folder / "disk")
     settings.internal.parent.mkdir(parents=True)
+    trust = Trust(Files(settings.identity, credentials).read())
+    audit = AuditLog(settings.state / "audit")
     numbers = iter(range(1 << 30))
 
     def who(_: Peer) -> Caller:
@@ -78,7 +83,7 @@ def _served(folder: Path) -> Iterator[str]:
     async def serve() -> None:
         begin = asyncio.Event()
         begin.set()
-        with contextlib.closing(WorkloadApi(settings, who, find)) as api:
+        with contextlib.closing(WorkloadApi(settings, trust, who, find, audit.record)) as api:
             async with asyncio.TaskGroup() as tasks:
                 running = tasks.create_task(api.run(begin))
                 await asyncio.to_thread(stop.wait)

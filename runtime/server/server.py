@@ -152,7 +152,7 @@ async def serving(
         listener = share(settings.shared, settings.socket)
         where = " and ".join(filter(None, (secure.where, str(settings.socket))))
         with (
-            closing(WorkloadApi(settings, callers.caller, find)) as workloads,
+            closing(WorkloadApi(settings, trust, callers.caller, find, audit.record)) as workloads,
             Relay(listener, settings.internal, callers, find) as relay,
         ):
 

@@ -24,6 +24,7 @@ from runtime.server.callers import Caller
 from runtime.server.peers import Peer
 from runtime.server.relay import Find, Relay, share
 from runtime.server.settings import Settings
+from runtime.trust.trust import Trust
 
 if TYPE_CHECKING:
     from runtime.workload.identities import Identities
@@ -33,6 +34,9 @@ log = logging.getLogger(__name__)
 
 # SPIFFE_Workload_Endpoint.md, section 3: what no request that was tricked out of a client has.
 HEADER: Final = ("workload.spiffe.io", "true")
+
+# What decisions are recorded with: a workload has its cell's identity, and no other.
+RULE: Final = "workload"
 
 # Calls in flight from one outermost cell with all below it.
 CALLS: Final = 256
@@ -47,6 +51,8 @@ OPTIONS: Final = (
 
 # Who a process is; None: nobody that is let in.
 Who = Callable[[Peer], Caller | None]
+# AuditLog.record
+Record = Callable[..., None]
 
 
 class Workloads:
@@ -66,6 +72,9 @@ class Workloads:
     def leave(self, address: str) -> None:
         del self._there[address]
 
+    def get(self, peer: str) -> Caller | None:
+        return self._there.get(peer)
+
     def check(self, peer: str) -> Caller:
         """Whose call it is. Raises PermissionDenied: nobody's in a cell."""
         caller = self._there.get(peer)
@@ -77,10 +86,12 @@ class Workloads:
 
 
 class Gate(aio.ServerInterceptor):
-    """Lets calls in, counts them, and translates how they fail."""
+    """Lets calls in, counts them, and translates how they fail. `record` is told of each decision,
+    whose rule is always the same."""
 
-    def __init__(self, workloads: Workloads) -> None:
+    def __init__(self, workloads: Workloads, record: Record) -> None:
         self._workloads = workloads
+        self._record = record
         self._open: Counter[str] = Counter()
         self._wrapped: dict[str, Any] = {}
 
@@ -94,16 +105,16 @@ class Gate(aio.ServerInterceptor):
             handler = await continuation(handler_call_details)
             if handler is None:
                 return None
-            self._wrapped[method] = self._wrap(handler)
+            self._wrapped[method] = self._wrap(method, handler)
         return self._wrapped[method]
 
-    def _wrap(self, handler: Any) -> Any:
+    def _wrap(self, method: str, handler: Any) -> Any:
         async def unary(data: bytes, context: Any) -> Any:
-            async with self._crossing(context):
+            async with self._crossing(method, context):
                 return await handler.unary_unary(_decoded(handler, data), context)
 
         async def stream(data: bytes, context: Any) -> None:
-            async with self._crossing(context):
+            async with self._crossing(method, context):
                 answer = handler.unary_stream(_decoded(handler, data), context)
                 if not hasattr(answer, "__aiter__"):
                     await answer
@@ -118,20 +129,34 @@ class Gate(aio.ServerInterceptor):
         return grpc.unary_unary_rpc_method_handler(unary, response_serializer=serializer)
 
     @asynccontextmanager
-    async def _crossing(self, context: Any) -> AsyncIterator[None]:
+    async def _crossing(self, method: str, context: Any) -> AsyncIterator[None]:
+        peer = context.peer()
         try:
-            if HEADER not in [(key, value) for key, value in context.invocation_metadata() or ()]:
-                name, value = HEADER
-                raise InvalidArgument(f"metadata: lack `{name}: {value}`, which each call needs")
-            caller = self._workloads.check(context.peer())
+            _check_header(context)
+            caller = self._workloads.check(peer)
+            self._decided(method, peer)
             # Not who it runs as: a cell has one identity, whoever asks for it.
             with self._counted(caller.tenant), scope.entered(Scope(cell=caller.scope.cell)):
                 yield
         except aio.AbortError:
             raise
         except Exception as e:
+            if isinstance(e, PermissionDenied):
+                self._decided(method, peer, str(e))
             code, message = errors.status(e)
             await context.abort(code, message)
+
+    def _decided(self, method: str, peer: str, refusal: str = "") -> None:
+        caller = self._workloads.get(peer)
+        self._record(
+            who=caller.who if caller is not None else "unknown",
+            method=method,
+            object=(caller.scope.cell or "") if caller is not None else "",
+            allowed=not refusal,
+            rule=RULE,
+            reason=refusal,
+            peer=peer,
+        )
 
     @contextmanager
     def _counted(self, tenant: str) -> Iterator[None]:
@@ -148,6 +173,12 @@ class Gate(aio.ServerInterceptor):
                 del self._open[tenant]
 
 
+def _check_header(context: Any) -> None:
+    if HEADER not in [(key, value) for key, value in context.invocation_metadata() or ()]:
+        name, value = HEADER
+        raise InvalidArgument(f"metadata: lack `{name}: {value}`, which each call needs")
+
+
 def _decoded(handler: Any, data: bytes) -> Any:
     try:
         return handler.request_deserializer(data)
@@ -158,9 +189,13 @@ def _decoded(handler: Any, data: bytes) -> Any:
 class WorkloadApi:
     """The socket from its making on, and the server while `run` runs."""
 
-    def __init__(self, settings: Settings, who: Who, find: Find) -> None:
+    def __init__(
+        self, settings: Settings, trust: Trust, who: Who, find: Find, record: Record
+    ) -> None:
         self._settings = settings
+        self._trust = trust
         self._find = find
+        self._record = record
         self._workloads = Workloads(who)
         self._listener = share(settings.shared, settings.workload_socket)
         self._relay: Relay | None = None
@@ -180,7 +215,7 @@ class WorkloadApi:
         """Serve from `begin` on until cancelled."""
         await begin.wait()
         # In a thread: this takes a while, and calls of the API are not to wait for it.
-        source, identities = await asyncio.to_thread(_load, self._settings)
+        source, identities = await asyncio.to_thread(_load, self._settings, self._trust)
         try:
             server = self._server(identities)
             await server.start()
@@ -203,7 +238,7 @@ class WorkloadApi:
 
         from runtime.workload.service import WorkloadService
 
-        server = aio.server(interceptors=[Gate(self._workloads)], options=OPTIONS)
+        server = aio.server(interceptors=[Gate(self._workloads, self._record)], options=OPTIONS)
         workload_pb2_grpc.add_SpiffeWorkloadAPIServicer_to_server(
             WorkloadService(identities), server
         )
@@ -212,11 +247,11 @@ class WorkloadApi:
         return server
 
 
-def _load(settings: Settings) -> "tuple[Source, Identities]":
+def _load(settings: Settings, trust: Trust) -> "tuple[Source, Identities]":
     importlib.import_module("runtime.workload.service")
     from runtime.workload.identities import Identities
     from runtime.workload.material import Places
     from runtime.workload.source import Source
 
     places = Places(settings.identity, settings.credentials)
-    return Source(places, settings.token_keys, life=settings.svid_life), Identities()
+    return Source(places, settings.token_keys, trust, life=settings.svid_life), Identities()

@@ -29,7 +29,7 @@ class Identities:
 
     @property
     def issuer(self) -> Issuer:
-        """Raises Unavailable: there is none yet, or no more."""
+        """Raises Unavailable: there is none yet."""
         if self._closed:
             raise Unavailable("the Workload API is stopping; try again when it is back")
         if self._issuer is None:
@@ -45,24 +45,22 @@ class Identities:
 
     async def x509(self, cell: str) -> X509Svid:
         """The cell's SVID, a new one where that is due. Raises Unavailable."""
-        # Also what is kept is not for the asking where there is no issuer any more.
-        _ = self.issuer
         if (kept := self._kept(cell)) is not None:
             return kept
         # One signature a turn of the loop: many cells may want a new one at the same time, and
         # calls of the API are not to wait for all of them.
         async with self._signing:
-            issuer = self.issuer
             if (kept := self._kept(cell)) is None:
-                self._svids[cell] = kept = issuer.x509(cell)
+                self._svids[cell] = kept = self.issuer.x509(cell)
                 await asyncio.sleep(0)
         return kept
 
     def _kept(self, cell: str) -> X509Svid | None:
         """What is not due yet."""
         kept = self._svids.get(cell)
-        fresh = kept is not None and kept.issued - BEHIND <= self._now() < kept.due
-        return kept if fresh else None
+        if kept is None or self._closed:
+            return None
+        return kept if kept.issued - BEHIND <= self._now() < kept.due else None
 
     def drop(self, cell: str) -> None:
         """The cell is gone. Another of its name has nothing of it."""

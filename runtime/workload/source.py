@@ -1,4 +1,4 @@
-"""Follows the files that the node issues from."""
+"""Follows what the node issues from: its authority's files, and what it is known by."""
 
 import asyncio
 import logging
@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Final
 
 from initd.linux import inotify
 from runtime.observe.wakeups import Wakeups
+from runtime.trust.trust import Trust
 from runtime.workload import material
 from runtime.workload.identities import Identities
 from runtime.workload.material import REMEDY, Material, Places
@@ -26,10 +27,13 @@ SETTLED: Final = 0.05
 
 
 class Source:
-    """The node's own authority, as it is on file."""
+    """The node's own authority, as it is on file, and whom `trust` believes. The public keys of
+    tokens are kept in `keys`."""
 
-    def __init__(self, places: Places, keys: Path, *, life: float = LIFE) -> None:
+    def __init__(self, places: Places, keys: Path, trust: Trust, *, life: float = LIFE) -> None:
         self._places = places
+        self._trust = trust
+        self._changed = asyncio.Event()
         self._file = keys
         self._life = life
         self._keys: SigningKeys | None = None
@@ -37,14 +41,15 @@ class Source:
         self._said = ""
 
     async def follow(self, identities: Identities) -> None:
-        """Give what is on file to `identities`, and again whenever it changes."""
+        """Give what there is to `identities`, and again whenever it changes."""
+        self._trust.listen(lambda _: self._changed.set())
         try:
             self._places.kept.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         except OSError as e:
             log.warning("%s: what changes there is seen late: %s", self._places.kept, e)
         with Wakeups() as wakeups:
             while True:
-                changed = asyncio.Event()
+                self._changed = changed = asyncio.Event()
                 with ExitStack() as watches:
                     for folder in self._places.folders():
                         # It may be gone by now; then that is seen in the folder above.
@@ -57,9 +62,12 @@ class Source:
                             await asyncio.sleep(SETTLED)
 
     async def look(self, identities: Identities) -> None:
-        """Take what is on file now, if that is new and usable."""
+        """Take what there is now, if that is new and usable."""
+        known = self._trust.current
+        if known is None:
+            return
         try:
-            found = await asyncio.to_thread(material.read, self._places)
+            found = await asyncio.to_thread(material.read, self._places, known)
             if found is None or found == self._taken:
                 return
             issuer = await asyncio.to_thread(self._issuer, found)

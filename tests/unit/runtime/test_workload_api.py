@@ -15,6 +15,7 @@ from typing import Any
 
 import grpc
 import pytest
+from aurae.audit.v0 import audit_pb2, audit_pb2_grpc
 from aurae.discovery.v0 import discovery_pb2, discovery_pb2_grpc
 from aurae.spiffe import workload_pb2 as pb
 from aurae.spiffe import workload_pb2_grpc
@@ -225,6 +226,29 @@ def test_a_process_in_a_cgroup_that_is_no_cells_is_not_let_in(there: Node) -> No
         one.connect(f"{there.folder}/spiffe.sock")
         one.settimeout(DEADLINE)
         assert one.recv(1) == b""
+
+
+def test_each_decision_is_audited(there: Node) -> None:
+    with workload(there.folder, "acme") as one, workload(there.folder, None) as outside:
+        one.svid()
+        refusal(one.token, "db", spiffe_id=identity("other"))
+        refusal(outside.svid)
+    request = audit_pb2.WatchRequest(no_follow=True)
+    api = audit_pb2_grpc.AuditServiceStub(there.channel)
+    found = [
+        (event.who, event.method.removeprefix(SERVICE), event.object, event.allowed, event.reason)
+        for message in api.Watch(request, timeout=DEADLINE)
+        for event in message.events
+        if event.method.startswith(SERVICE)
+    ]
+    other = f"spiffe_id: is not the caller's own, which is {identity('acme')}"
+    none = "caller: is in no cell, so it has no identity; run it in a cell of its own"
+    assert found[-4:] == [
+        ("cell:acme", "FetchX509SVID", "acme", True, ""),
+        ("cell:acme", "FetchJWTSVID", "acme", True, ""),
+        ("cell:acme", "FetchJWTSVID", "acme", False, other),
+        (f"uid:{os.getuid()}", "FetchX509SVID", "", False, none),
+    ]
 
 
 def test_the_socket_has_no_other_service_and_the_api_has_not_this_one(there: Node) -> None:

@@ -90,6 +90,7 @@ def _tls(side: Any) -> ssl.SSLContext:
     context = ssl.SSLContext(side)
     context.check_hostname = False
     context.verify_mode = ssl.CERT_REQUIRED
+    assert roots is not None
     pems = [root.public_bytes(Encoding.PEM).decode() for root in roots.x509_authorities]
     context.load_verify_locations(cadata="".join(pems))
     key = svid.private_key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())

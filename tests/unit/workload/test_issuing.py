@@ -17,6 +17,8 @@ from initd.errors import FailedPrecondition, Unavailable
 from runtime.identity import authority, svid
 from runtime.identity.authority import Pair
 from runtime.identity.spiffe import SpiffeId
+from runtime.trust.files import Files
+from runtime.trust.trust import Trust
 from runtime.workload.identities import BEHIND, Identities
 from runtime.workload.issuer import NodeIssuer
 from runtime.workload.keys import MOST, SigningKeys
@@ -237,7 +239,7 @@ def test_files_that_no_library_can_read_are_refused_and_said(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     credentials = tmp_path / "credentials"
-    write(credentials, node_svid(ROOT), ROOT.certificate)
+    trust = trusting(credentials)
     own = node_authority(ROOT)
     # A key of an unknown kind, which is no ValueError to those who parse it.
     der = svid.certificates(own.certificate)[0].public_bytes(serialization.Encoding.DER)
@@ -245,7 +247,7 @@ def test_files_that_no_library_can_read_are_refused_and_said(
     odd = der.replace(curve, curve[:-1] + b"\x7f")
     (credentials / "aurae.node-ca.crt").write_text(ssl.DER_cert_to_PEM_cert(odd))
     (credentials / "aurae.node-ca.key").write_bytes(own.key)
-    source = Source(Places(tmp_path / "identity", credentials), tmp_path / "keys")
+    source = Source(Places(tmp_path / "identity", credentials), tmp_path / "keys", trust)
     identities = Identities()
     asyncio.run(source.look(identities))
     assert "node's authority: cannot be used" in caplog.text
@@ -319,45 +321,53 @@ def put(folder: Path, node_ca: Pair) -> None:
     (folder / "node-ca.crt").write_bytes(node_ca.certificate)
 
 
+def trusting(folder: Path) -> Trust:
+    """What a node with these boot credentials is known by."""
+    return Trust(Files(folder / "none", write(folder, node_svid(ROOT), ROOT.certificate)).read())
+
+
 def test_what_the_node_keeps_goes_before_what_it_was_given_at_boot(tmp_path: Path) -> None:
     credentials, kept = tmp_path / "credentials", tmp_path / "identity"
-    write(credentials, node_svid(ROOT), ROOT.certificate)
+    known = trusting(credentials).current
+    assert known is not None
     places = Places(kept, credentials)
-    assert read(places) is None
+    assert read(places, known) is None
     given, own = node_authority(ROOT), node_authority(ROOT)
     (credentials / "aurae.node-ca.crt").write_bytes(given.certificate)
     with pytest.raises(ValueError, match=r"aurae\.node-ca\.key: is missing; `aer pki"):
-        read(places)
+        read(places, known)
     (credentials / "aurae.node-ca.key").write_bytes(given.key)
-    found = read(places)
+    found = read(places, known)
     assert found is not None
     assert (found.node, found.authority) == (NODE, given)
     put(kept, own)
-    found = read(places)
+    found = read(places, known)
     assert found is not None
     assert found.authority == own
 
 
-def test_federated_bundles_come_from_both_places(tmp_path: Path) -> None:
-    credentials, kept = tmp_path / "credentials", tmp_path / "identity"
-    write(credentials, node_svid(ROOT), ROOT.certificate)
-    put(kept, node_authority(ROOT))
-    for name in ("a.org", "b.org", "c.org", "example.org", "UPPER"):
-        (credentials / f"aurae.federated.{name}.crt").write_text(f"given {name}")
-    (kept / "federated").mkdir()
-    (kept / "federated/b.org.crt").write_text("kept")
-    (kept / "federated/c.org.crt").write_text("")
-    found = read(Places(kept, credentials))
-    assert found is not None
-    assert found.federated == {"a.org": b"given a.org", "b.org": b"kept"}
+def test_what_the_node_believes_is_handed_out(tmp_path: Path) -> None:
+    credentials = tmp_path / "credentials"
+    other = make_authority("other.org").certificate
+    own = node_authority(ROOT)
+    known = trusting(credentials).current
+    assert known is not None
+    put(tmp_path / "identity", own)
+    lists = b"".join(
+        b"-----BEGIN X509 CRL-----\n%s\n-----END X509 CRL-----\n" % text
+        for text in (b"b25l", b"dHdv")
+    )
+    more = known._replace(bundles={**known.bundles, "other.org": other}, crls=lists)
+    found = read(Places(tmp_path / "identity", None), more)
+    assert found == Material(NODE, own, ROOT.certificate, {"other.org": other}, (b"one", b"two"))
 
 
 def test_files_are_followed_while_they_change(tmp_path: Path) -> None:
     """There is no folder yet, then an authority in it, a bad one, and another good one."""
     credentials, kept = tmp_path / "credentials", tmp_path / "state" / "identity"
-    write(credentials, node_svid(ROOT), ROOT.certificate)
+    trust = trusting(credentials)
     first, second = node_authority(ROOT), node_authority(ROOT)
-    source = Source(Places(kept, credentials), tmp_path / "keys")
+    source = Source(Places(kept, credentials), tmp_path / "keys", trust)
 
     async def chain_becomes(identities: Identities, wanted: Pair) -> None:
         async with asyncio.timeout(20):
