@@ -247,7 +247,7 @@ class TestCallers:
         pair = forged(signer_of(machine.trust), uris)
         with (
             as_caller(machine, pair) as api,
-            refused(grpc.StatusCode.UNAUTHENTICATED, "caller: "),
+            refused(grpc.StatusCode.UNAUTHENTICATED, "caller", *uris[:1], "certificate"),
         ):
             api.cells.List(LIST)
 
