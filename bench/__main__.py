@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
-from bench import boots, calls, peers, recovery, workloads
+from bench import authorization, boots, calls, peers, recovery, workloads
 from bench.measurement import Measurement, save, table
 from image import overlay
 from image.acceleration import find_acceleration
@@ -40,6 +40,7 @@ def main() -> int:
         measurements = [
             *sizes(at),
             *workloads.measure(Path(name) / "workloads", given.runs),
+            *authorization.measure(),
             *measure(at, found, Path(name), boot_count=given.boots, runs=given.runs),
         ]
     print(table(measurements))

@@ -1,12 +1,13 @@
 """What it costs a call to know who calls, to decide, and to write that down."""
 
 import asyncio
+import multiprocessing
 import tempfile
-import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager, suppress
+from contextlib import asynccontextmanager, contextmanager
 from datetime import timedelta
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, Final
 
@@ -52,6 +53,7 @@ class Open(Border):
 
 
 def measure(calls: int = CALLS) -> list[Measurement]:
+    print("==> authorization", flush=True)
     with tempfile.TemporaryDirectory() as folder, _servers(Path(folder)) as (guarded, open_):
         for check in (guarded, open_):
             for _ in range(TURN):
@@ -82,21 +84,19 @@ def _timed(check: Callable[[], object]) -> float:
 
 @contextmanager
 def _servers(folder: Path) -> Iterator[tuple[Callable[[], object], Callable[[], object]]]:
-    """One call to each of two servers in one loop: with authorization, and without."""
+    """One call to each of two servers in one loop of another process: with authorization, and
+    without."""
     signer = authority.make_authority(
         DOMAIN, authority.make_key(KeyType.ECDSA_P256), validity=timedelta(days=1)
     )
     node, person = (_svid(signer, path) for path in ("/node/bench", "/person/bench"))
-    loop = asyncio.new_event_loop()
-    ports: list[int] = []
-    ready = threading.Event()
-    stop = asyncio.Event()
-    thread = threading.Thread(
-        target=loop.run_until_complete, args=(_serve(folder, signer, node, ports, ready, stop),)
-    )
-    thread.start()
+    # A process of its own: in one, caller and server would wait for each other's Python.
+    processes = multiprocessing.get_context("spawn")
+    here, there = processes.Pipe()
+    server = processes.Process(target=_run, args=(folder, signer, node, there))
+    server.start()
     try:
-        ready.wait()
+        ports: tuple[int, int] = here.recv()
         credentials = grpc.ssl_channel_credentials(
             signer.certificate, person.key, person.certificate
         )
@@ -110,9 +110,13 @@ def _servers(folder: Path) -> Iterator[tuple[Callable[[], object], Callable[[], 
         for channel in channels:
             channel.close()
     finally:
-        with suppress(RuntimeError):
-            loop.call_soon_threadsafe(stop.set)
-        thread.join()
+        here.close()
+        server.join()
+
+
+def _run(folder: Path, signer: Pair, node: Pair, pipe: Connection) -> None:
+    """In the other process: until the pipe is closed."""
+    asyncio.run(_serve(folder, signer, node, pipe))
 
 
 def _svid(signer: Pair, path: str) -> Pair:
@@ -129,10 +133,9 @@ async def _serve(
     folder: Path,
     signer: Pair,
     node: Pair,
-    ports: list[int],
-    ready: threading.Event,
-    stop: asyncio.Event,
+    pipe: Connection,
 ) -> None:
+    stop = asyncio.Event()
     material = Material(
         identity=SpiffeId(DOMAIN, "/node/bench"),
         certificate=node.certificate,
@@ -152,14 +155,15 @@ async def _serve(
     credentials = grpc.ssl_server_credentials(
         [(node.key, node.certificate)], signer.certificate, require_client_auth=True
     )
-    servers = []
+    servers, ports = [], []
     for kind in (Border, Open):
-        server = aio.server(interceptors=[kind(callers, gate, audit.record)])
+        server = aio.server(interceptors=[kind(callers, gate, audit)])
         health_pb2_grpc.add_HealthServicer_to_server(Health(), server)
         ports.append(server.add_secure_port("127.0.0.1:0", credentials))
         await server.start()
         servers.append(server)
-    ready.set()
+    pipe.send(tuple(ports))
+    asyncio.get_running_loop().add_reader(pipe.fileno(), stop.set)
     await stop.wait()
     for server in servers:
         await server.stop(0)

@@ -1,7 +1,6 @@
 """How much of the node a caller sees: all of it, or one cell's subtree."""
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from contextvars import ContextVar
 from typing import Final
 
@@ -65,14 +64,21 @@ def current() -> Scope:
     return _current.get()
 
 
-@contextmanager
-def entered(scope: Scope, outside: Callable[[str], None] = lambda _name: None) -> Iterator[None]:
+class entered:  # noqa: N801 (reads as a verb in `with`)
     """Within the block, in this task and those it makes, `scope` is the current one. `outside` is
     told of each name that lies outside of it."""
-    token = _current.set(scope)
-    other = _outside.set(outside)
-    try:
-        yield
-    finally:
-        _outside.reset(other)
-        _current.reset(token)
+
+    # Not by contextlib: each call enters one, and this takes a fifth of the time.
+    __slots__ = ("_outside", "_scope", "_tokens")
+
+    def __init__(self, scope: Scope, outside: Callable[[str], None] = lambda _name: None) -> None:
+        self._scope = scope
+        self._outside = outside
+
+    def __enter__(self) -> None:
+        self._tokens = _current.set(self._scope), _outside.set(self._outside)
+
+    def __exit__(self, *_: object) -> None:
+        current, outside = self._tokens
+        _outside.reset(outside)
+        _current.reset(current)

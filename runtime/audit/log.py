@@ -9,7 +9,7 @@ import asyncio
 import logging
 import time
 from collections import deque
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Final
@@ -42,6 +42,18 @@ _NODE: Final = "auraed"
 _BOOT: Final = Path("/proc/sys/kernel/random/boot_id")
 
 
+class Decided(NamedTuple):
+    """What an event of a decision says."""
+
+    who: str
+    method: str
+    object: str
+    allowed: bool
+    rule: str
+    reason: str
+    peer: str
+
+
 class Waiting(NamedTuple):
     """An event that is not written yet."""
 
@@ -69,6 +81,7 @@ class AuditLog:
         self._waiting: deque[Waiting] = deque()
         self._size = 0
         self._sleepers: set[asyncio.Event] = set()
+        self._later: list[tuple[int, Callable[[], Decided]]] = []
 
     @property
     def head(self) -> Head:
@@ -88,24 +101,54 @@ class AuditLog:
         peer: str = "",
     ) -> None:
         """Write a decision down. Never raises, and waits for no disk."""
+        self._catch_up()
+        self._decided(
+            time.time_ns(),
+            Decided(
+                who=who,
+                method=method,
+                object=object,
+                allowed=allowed,
+                rule=rule,
+                reason=reason,
+                peer=peer,
+            ),
+        )
+        self._flush()
+
+    def record_soon(self, decided: Callable[[], Decided]) -> None:
+        """As `record`, in the loop's next turn: for what only looks, which is not to wait for it.
+        Of these a crash may take those of that moment."""
+        if not self._later:
+            asyncio.get_running_loop().call_soon(self._catch_up)
+        self._later.append((time.time_ns(), decided))
+
+    def _catch_up(self) -> None:
         if not self._opened:
             self.open()
+        later, self._later = self._later, []
+        for at, decided in later:
+            self._decided(at, decided())
+        if later:
+            self._flush()
+
+    def _decided(self, at: int, decided: Decided) -> None:
         self._chain(
             {
                 "kind": Kind.DECISION.value,
-                "who": who[:MOST],
-                "method": method[:MOST],
-                "object": object[:MOST],
-                "allowed": allowed,
-                "rule": rule[:MOST],
-                "reason": reason[:MOST],
-                "peer": peer[:MOST],
-            }
+                "who": decided.who[:MOST],
+                "method": decided.method[:MOST],
+                "object": decided.object[:MOST],
+                "allowed": decided.allowed,
+                "rule": decided.rule[:MOST],
+                "reason": decided.reason[:MOST],
+                "peer": decided.peer[:MOST],
+            },
+            at,
         )
         # Here only: an event that tells of a gap must not make the next.
         while self._size > self._most and len(self._waiting) > 1:
             self._size -= len(self._waiting.popleft().line)
-        self._flush()
 
     def open(self) -> None:
         """Go on with the log of an earlier run. Does nothing if that was done."""
@@ -152,7 +195,7 @@ class AuditLog:
 
     def close(self) -> None:
         """Write that the log ends here, and make it safe."""
-        self.open()
+        self._catch_up()
         self._note(Kind.STOP)
         self._resume = 0.0
         self._flush()
@@ -191,7 +234,7 @@ class AuditLog:
 
     def _need(self) -> None:
         """Nobody knows the numbers of new events before the log of earlier runs was opened."""
-        self.open()
+        self._catch_up()
         if not self._opened:
             raise Unavailable(f"audit log {self._folder}: {self._why}; mend it, events are kept")
 
@@ -211,13 +254,13 @@ class AuditLog:
         values = (_NODE, "", "", True, "", reason[:MOST], "")
         self._chain({"kind": kind.value, **dict(zip(names, values, strict=True)), **special})
 
-    def _chain(self, fields: dict[str, object]) -> None:
+    def _chain(self, fields: dict[str, object], at: int = 0) -> None:
         """Put an event at the end of the chain, and of what waits to be written."""
         if self._closed:
             return
         before = self._head
         seq = before.seq + 1
-        text = chain.body({"seq": seq, "time": time.time_ns(), "boot": self._boot, **fields})
+        text = chain.body({"seq": seq, "time": at or time.time_ns(), "boot": self._boot, **fields})
         sealed = chain.seal(before.hash, text)
         self._head = Head(seq, sealed)
         self._waiting.append(Waiting(before, self._head, chain.line(text, sealed)))

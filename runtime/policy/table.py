@@ -75,7 +75,8 @@ class Role(StrEnum):
     TENANT = "tenant"
 
 
-_READS: Final = frozenset(
+# These change nothing.
+LOOKS: Final = frozenset(
     {
         Permission.IDENTITY,
         Permission.NODE_READ,
@@ -89,11 +90,14 @@ _READS: Final = frozenset(
 )
 
 ROLES: Final[Mapping[Role, frozenset[Permission]]] = {
-    Role.READER: _READS,
-    Role.OPERATOR: _READS | {Permission.CELLS_WRITE, Permission.NODE_CONTROL},
+    Role.READER: LOOKS,
+    Role.OPERATOR: LOOKS | {Permission.CELLS_WRITE, Permission.NODE_CONTROL},
     Role.ADMIN: frozenset(Permission),
     Role.TENANT: PARTIAL,
 }
+
+
+LOOKING: Final = frozenset(method for method, needs in TABLE.items() if needs in LOOKS)
 
 
 def needed(method: str) -> Permission | None:

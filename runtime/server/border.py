@@ -3,7 +3,7 @@
 import asyncio
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import AbstractContextManager, asynccontextmanager, contextmanager, nullcontext
 from typing import Any, Final, TypeAlias
 
 import grpc
@@ -20,6 +20,8 @@ from initd.errors import (
 )
 from initd.processes.model import How
 from runtime import scope
+from runtime.audit.log import AuditLog, Decided
+from runtime.policy import table
 from runtime.policy.gate import Asking, Gate, scope_of
 from runtime.policy.model import Decision
 from runtime.scope import Scope
@@ -72,8 +74,7 @@ STOPPING: Final = "the API is stopping; try again when it is back"
 Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
 Context: TypeAlias = "aio.ServicerContext[Any, Any]"
 
-# Told of each decision: who, method, object, allowed, rule, reason, peer, all by name.
-Record = Callable[..., None]
+_UNCOUNTED: Final[AbstractContextManager[None]] = nullcontext()
 
 
 class _Unreadable:
@@ -107,9 +108,14 @@ async def _each(requests: AsyncIterator[Any]) -> AsyncIterator[Any]:
 class _Crossing:
     """One call at the border: who it is, and what was decided, which is recorded."""
 
-    def __init__(self, gate: Gate, record: Record, method: str, request: Any, peer: str) -> None:
+    __slots__ = (
+        *("_asking", "_audit", "_decision", "_gate", "_generation", "_method", "_peer"),
+        *("_request", "caller"),
+    )
+
+    def __init__(self, gate: Gate, audit: AuditLog, method: str, request: Any, peer: str) -> None:
         self._gate = gate
-        self._tell = record
+        self._audit = audit
         self._method = method
         self._request = request
         self._peer = peer
@@ -120,7 +126,8 @@ class _Crossing:
     ) -> None:
         """Raises Unauthenticated and PermissionDenied."""
         try:
-            self.caller = await callers.check(self._peer, authentication)
+            caller = callers.again(self._peer, authentication)
+            self.caller = caller or await callers.check(self._peer, authentication)
         except AuraedError as e:
             claimed = e.claimed if isinstance(e, Unauthenticated) else ""
             who = claimed[:MAX_MESSAGE] or "unknown"
@@ -131,7 +138,10 @@ class _Crossing:
         """How much of the node the call sees. Raises PermissionDenied."""
         self._asking = Asking(self.caller.scope, self.caller.id)
         decision = self._gate.decide(self._asking, self._method)
-        self._record(self.caller.who, decision)
+        if decision.allowed and self._method in table.LOOKING:
+            self._audit.record_soon(lambda: self._decided(self.caller.who, decision))
+        else:
+            self._record(self.caller.who, decision)
         if not decision.allowed:
             raise PermissionDenied(self._refusal(decision))
         self._decision = decision
@@ -170,7 +180,10 @@ class _Crossing:
         return f"caller {self.caller.id}: may not call {method}: {decision.reason}"
 
     def _record(self, who: str, decision: Decision) -> None:
-        self._tell(
+        self._audit.record(**self._decided(who, decision)._asdict())
+
+    def _decided(self, who: str, decision: Decision) -> Decided:
+        return Decided(
             who=who,
             method=self._method,
             object=self._object(),
@@ -204,12 +217,11 @@ class Border(aio.ServerInterceptor):
     """
 
     def __init__(
-        self, callers: Callers, gate: Gate, record: Record, *, limit: float = LIMIT
+        self, callers: Callers, gate: Gate, audit: AuditLog, *, limit: float = LIMIT
     ) -> None:
-        """`record` is told of each decision."""
         self._callers = callers
         self._gate = gate
-        self._record = record
+        self._audit = audit
         self._of_tenants: Counter[str] = Counter()
         self._limit = limit
         self._wrapped: dict[str, Handler] = {}
@@ -262,7 +274,8 @@ class Border(aio.ServerInterceptor):
         async def unary(request: Any, context: Context) -> Any:
             async with self._crossing(method, context, request) as check:
                 answer = await behaviour(_readable(request), context)
-                check()
+                if method in UNLIMITED:
+                    check()
                 return answer
 
         async def stream(request: Any, context: Context) -> None:
@@ -323,7 +336,7 @@ class Border(aio.ServerInterceptor):
         self, method: str, context: Context, request: Any
     ) -> AsyncIterator[Callable[[], None]]:
         """Within the block the call is its caller's, and sees what that may."""
-        crossing = _Crossing(self._gate, self._record, method, request, context.peer())
+        crossing = _Crossing(self._gate, self._audit, method, request, context.peer())
         await crossing.identify(self._callers, context.auth_context() or {})
         if self._draining and method not in ALWAYS:
             raise Unavailable(STOPPING)
@@ -338,15 +351,17 @@ class Border(aio.ServerInterceptor):
         ):
             yield crossing.check
 
-    @contextmanager
-    def _counted(self, caller: Caller, seen: Scope) -> Iterator[None]:
+    def _counted(self, caller: Caller, seen: Scope) -> AbstractContextManager[None]:
         """Who has a part of the node only may not have too much of it at once."""
         if seen.cell is None:
-            yield
-            return
-        tenant = f"tenant {seen.cell}" if seen.tenant else caller.tenant
+            return _UNCOUNTED
+        if seen.tenant:
+            return self._count(f"tenant {seen.cell}", f"tenant {seen.cell}")
+        return self._count(caller.tenant, "its outermost cell")
+
+    @contextmanager
+    def _count(self, tenant: str, whose: str) -> Iterator[None]:
         if self._of_tenants[tenant] >= CALLS:
-            whose = tenant if seen.tenant else "its outermost cell"
             raise ResourceExhausted(f"caller: {CALLS} calls of {whose} are open; end some first")
         self._of_tenants[tenant] += 1
         try:

@@ -1,8 +1,7 @@
 """Who calls, and how much of the node they see."""
 
 import os
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping
 from contextvars import ContextVar
 from typing import Final
 
@@ -13,6 +12,9 @@ from runtime.identity.spiffe import SpiffeId
 from runtime.scope import NODE, Scope
 from runtime.server.authentication import TLS, Authenticator, Identity
 from runtime.server.peers import Peer
+
+# Connections whose callers are known again at once.
+MOST: Final = 1024
 
 # Tenants that are no cell.
 ROOT: Final = "root"
@@ -48,14 +50,27 @@ def calling() -> Caller:
     return _calling.get()
 
 
-@contextmanager
-def called_by(caller: Caller) -> Iterator[None]:
+class called_by:  # noqa: N801 (reads as a verb in `with`)
     """Within the block, in this task and those it makes, the call is this caller's."""
-    token = _calling.set(caller)
-    try:
-        yield
-    finally:
-        _calling.reset(token)
+
+    __slots__ = ("_caller", "_token")
+
+    def __init__(self, caller: Caller) -> None:
+        self._caller = caller
+
+    def __enter__(self) -> None:
+        self._token = _calling.set(self._caller)
+
+    def __exit__(self, *_: object) -> None:
+        _calling.reset(self._token)
+
+
+class Kept(NamedTuple):
+    """Who was at the other end of a connection, and what TLS said of it."""
+
+    leaf: object
+    chain: object
+    caller: Caller
 
 
 class Callers:
@@ -65,6 +80,7 @@ class Callers:
         self._authenticator = authenticator
         self._cells = cells
         self._local: dict[str, Caller] = {}
+        self._kept: dict[str, Kept] = {}
 
     def caller(self, peer: Peer) -> Caller | None:
         """Who that process is. None: it is where the cells are, and in none that is allocated.
@@ -92,6 +108,19 @@ class Callers:
     def leave(self, address: str) -> None:
         del self._local[address]
 
+    def again(self, peer: str, authentication: Mapping[str, Iterable[bytes]]) -> Caller | None:
+        """Whose call it is where the same certificate came from there before. That alone is not
+        enough: another may have the address by now. Raises Unauthenticated."""
+        kept = self._kept.get(peer)
+        if (
+            kept is None
+            or kept.leaf != authentication.get("x509_pem_cert")
+            or kept.chain != authentication.get("x509_pem_cert_chain")
+        ):
+            return None
+        kept.caller.check()
+        return kept.caller
+
     async def check(self, peer: str, authentication: Mapping[str, Iterable[bytes]]) -> Caller:
         """Whose call it is. Raises PermissionDenied, or Unauthenticated.
 
@@ -101,12 +130,17 @@ class Callers:
         if TLS in authentication.get("transport_security_type", ()):
             identity = await self._authenticator.authenticate(peer, authentication)
             who = str(identity.id)
-            return Caller(scope=NODE, tenant=who, who=who, identity=identity)
-        caller = self._local.get(peer)
-        if caller is None:
+            caller = Caller(scope=NODE, tenant=who, who=who, identity=identity)
+            leaf, chain = map(authentication.get, ("x509_pem_cert", "x509_pem_cert_chain"))
+            if len(self._kept) >= MOST:
+                self._kept.clear()
+            self._kept[peer] = Kept(leaf, chain, caller)
+            return caller
+        local = self._local.get(peer)
+        if local is None:
             raise PermissionDenied("caller: did not come by the API's own socket; use that")
-        if caller.tenant == STRANGERS:
+        if local.tenant == STRANGERS:
             raise PermissionDenied(
                 "caller: is neither root nor in a cell; call as root, or over TCP with an SVID"
             )
-        return caller
+        return local

@@ -126,7 +126,7 @@ async def serving(
     tenants = _tenants(cells, policies)
     gate = Gate(policies)
     audit = _audit(settings)
-    border = Border(callers, gate, audit.record)
+    border = Border(callers, gate, audit)
     with Wakeups() as wakeups:
         parts = Parts(
             version=version,
