@@ -1,11 +1,13 @@
 """`aer auth`: who may do what on a node, and the policy that says it."""
 
+import textwrap
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, Final
 
 from aer import output, parse
 from aer.command import Argument, Call, Command
 from aer.errors import AerError
+from aer.output import WIDTH
 
 if TYPE_CHECKING:
     from aurae.auth.v0 import auth_pb2
@@ -95,7 +97,8 @@ def _who(answer: "auth_pb2.WhoAmIResponse") -> Iterable[str]:
     yield f"{'identity':<12}{output.printable(answer.id)}"
     if answer.confined_to:
         yield f"{'confined to':<12}cell {answer.confined_to}"
-    yield f"{'may':<12}{', '.join(answer.permissions) or 'nothing'}"
+    may = ", ".join(answer.permissions) or "nothing"
+    yield from textwrap.wrap(may, WIDTH, initial_indent=f"{'may':<12}", subsequent_indent=" " * 12)
     if answer.rules:
         yield ""
         yield from _rules(answer.rules)

@@ -29,6 +29,8 @@ from runtime.identity.spiffe import SpiffeId
 
 # Seconds for a connection, and a call.
 TIMEOUT: Final = 30.0
+# Where a node listens unless it is told otherwise.
+PORT: Final = 8080
 # Seconds that a node may take to serve as who it is now; that it may take where it is not known
 # whether it was claimed; and between two looks.
 SERVES: Final = 120.0
@@ -239,8 +241,9 @@ def became(address: str, seconds: float = SERVES) -> bytes | None:
 
 
 def parse_address(text: str) -> str:
-    """`host:port`. Raises ValueError."""
-    found = Endpoint.parse(text)
+    """`host:port`; a host alone is meant at the port where nodes listen. Raises ValueError."""
+    alone = "/" not in text and not text.rpartition(":")[2].isdecimal()
+    found = Endpoint.parse(f"{text}:{PORT}" if alone else text)
     if found.path:
         raise ValueError(f"{text!r} is a path; a node is claimed over TCP, at host:port")
     return found.address

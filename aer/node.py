@@ -172,7 +172,10 @@ def _segment(text: str) -> str:
 
 
 _ADDRESS: Final = Argument(
-    name="address", help="where the node listens", metavar="HOST:PORT", parse=_address
+    name="address",
+    help="where the node listens; without a port, 8080",
+    metavar="HOST[:PORT]",
+    parse=_address,
 )
 _FINGERPRINT: Final = Argument(
     name="--fingerprint",

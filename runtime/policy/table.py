@@ -66,6 +66,13 @@ TABLE: Final[Mapping[str, Permission]] = {
 }
 
 
+# Services that are not on the API's sockets, and what stands there in the place of a policy.
+APART: Final[Mapping[str, str]] = {
+    "aurae.claim.v0.ClaimService": "of a node that nobody has claimed, to who reads its console",
+    "SpiffeWorkloadAPI": "on its own socket; a caller gets the identity of its cell and no other",
+}
+
+
 class Role(StrEnum):
     """What a rule gives."""
 

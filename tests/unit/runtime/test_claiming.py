@@ -310,3 +310,22 @@ def test_a_name_that_is_taken_is_told_before_anything_is_sent(
     assert "cannot connect" in refusal("--name", "one", "--again")
     assert (folder / "node/one.crt").read_bytes() == before
     assert "cannot connect" in refusal("--name", "two")
+
+
+@pytest.mark.parametrize(
+    ("text", "address"),
+    [
+        ("node.example.org", "node.example.org:8080"),
+        ("10.0.0.7:9000", "10.0.0.7:9000"),
+        ("[fd00::7]", "[fd00::7]:8080"),
+        ("[fd00::7]:9000", "[fd00::7]:9000"),
+    ],
+)
+def test_a_host_alone_is_meant_at_the_usual_port(text: str, address: str) -> None:
+    assert claiming.parse_address(text) == address
+
+
+@pytest.mark.parametrize("text", ["/run/sock", "fd00::7", "", ":9000", "host:0"])
+def test_what_is_no_address_is_told(text: str) -> None:
+    with pytest.raises(ValueError, match=r"\S"):
+        claiming.parse_address(text)
