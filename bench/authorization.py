@@ -16,7 +16,6 @@ from grpc import aio
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from bench.measurement import Measurement, median
-from runtime.audit.log import AuditLog
 from runtime.identity import authority
 from runtime.identity.authority import KeyType, Pair
 from runtime.identity.spiffe import SpiffeId
@@ -25,6 +24,7 @@ from runtime.policy.policies import Policies
 from runtime.server.authentication import Authenticator
 from runtime.server.border import Border, Context
 from runtime.server.callers import Callers
+from runtime.server.recorder import Recorder
 from runtime.trust.material import Material, Names
 from runtime.trust.trust import Trust
 
@@ -151,7 +151,7 @@ async def _serve(
     # Nobody comes by a Unix socket, so no cell is looked for.
     callers = Callers(authenticator, None)  # type: ignore[arg-type]
     gate = Gate(Policies(folder / "policy.json", None, trust.domain))
-    audit = AuditLog(folder / "audit")
+    audit = Recorder(folder / "audit", lasting=True)
     credentials = grpc.ssl_server_credentials(
         [(node.key, node.certificate)], signer.certificate, require_client_auth=True
     )

@@ -17,7 +17,7 @@ from typing import Final
 from initd.errors import Unavailable
 from initd.values import NamedTuple
 from runtime.audit import chain
-from runtime.audit.model import MOST, Event, Head, Kind
+from runtime.audit.model import MOST, Decided, Event, Head, Kind
 from runtime.audit.reader import Batch, Cursor
 from runtime.audit.segments import Segments
 
@@ -40,18 +40,6 @@ SLOW: Final = 0.05
 
 _NODE: Final = "auraed"
 _BOOT: Final = Path("/proc/sys/kernel/random/boot_id")
-
-
-class Decided(NamedTuple):
-    """What an event of a decision says."""
-
-    who: str
-    method: str
-    object: str
-    allowed: bool
-    rule: str
-    reason: str
-    peer: str
 
 
 class Waiting(NamedTuple):

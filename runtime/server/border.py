@@ -20,13 +20,14 @@ from initd.errors import (
 )
 from initd.processes.model import How
 from runtime import scope
-from runtime.audit.log import AuditLog, Decided
+from runtime.audit.model import Decided
 from runtime.policy import table
 from runtime.policy.gate import Asking, Gate, scope_of
 from runtime.policy.model import Decision
 from runtime.scope import Scope
 from runtime.server import errors
 from runtime.server.callers import Caller, Callers, called_by
+from runtime.server.recorder import Recorder
 
 # Seconds that a call may take where its caller gives no deadline.
 LIMIT: Final = 30.0
@@ -113,7 +114,7 @@ class _Crossing:
         *("_request", "caller"),
     )
 
-    def __init__(self, gate: Gate, audit: AuditLog, method: str, request: Any, peer: str) -> None:
+    def __init__(self, gate: Gate, audit: Recorder, method: str, request: Any, peer: str) -> None:
         self._gate = gate
         self._audit = audit
         self._method = method
@@ -217,7 +218,7 @@ class Border(aio.ServerInterceptor):
     """
 
     def __init__(
-        self, callers: Callers, gate: Gate, audit: AuditLog, *, limit: float = LIMIT
+        self, callers: Callers, gate: Gate, audit: Recorder, *, limit: float = LIMIT
     ) -> None:
         self._callers = callers
         self._gate = gate

@@ -1,6 +1,7 @@
 """Reflection, by grpc's own implementation, which is loaded when somebody asks for it."""
 
 from collections.abc import Sequence
+from importlib import import_module
 from typing import Any, Final
 
 import grpc
@@ -26,6 +27,11 @@ class Reflection(grpc.GenericRpcHandler):
     def _make(self) -> Any:
         from grpc_reflection.v1alpha import reflection, reflection_pb2
 
+        from runtime.server.services import LATER
+
+        # It tells of what is loaded.
+        for name in LATER:
+            import_module(name)
         servicer = reflection.aio.ReflectionServicer(self._services)
         return grpc.stream_stream_rpc_method_handler(
             servicer.ServerReflectionInfo,

@@ -7,7 +7,7 @@ import signal
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, closing, contextmanager
 from importlib import import_module
-from typing import Any, Final
+from typing import TYPE_CHECKING, Final
 
 from google.protobuf.internal import api_implementation
 from grpc import aio
@@ -19,7 +19,6 @@ from initd.linux import clock
 from initd.processes.model import How
 from initd.values import NamedTuple
 from runtime import scope
-from runtime.audit.log import SIZE, SIZE_IN_MEMORY, AuditLog
 from runtime.cells.cells import Cells
 from runtime.cells.cgroups import Cgroups
 from runtime.cells.specs import Specs
@@ -35,17 +34,20 @@ from runtime.server.authentication import Authenticator
 from runtime.server.border import Border
 from runtime.server.callers import Callers
 from runtime.server.health import Health
+from runtime.server.recorder import Recorder
 from runtime.server.reflection import SERVICE as REFLECTION
 from runtime.server.reflection import Reflection
 from runtime.server.relay import Find, Relay, share
 from runtime.server.secure import Secure
-from runtime.server.services import NAMES, SERVICES, Parts
+from runtime.server.services import LATER, NAMES, Late, Parts
 from runtime.server.settings import Settings
 from runtime.server.workloads import WorkloadApi
-from runtime.trust.custody import Custody
 from runtime.trust.files import Files
 from runtime.trust.material import Unusable
 from runtime.trust.trust import Source, Trust
+
+if TYPE_CHECKING:
+    from runtime.trust.custody import Custody
 
 log = logging.getLogger(__name__)
 
@@ -106,6 +108,11 @@ async def serving(
     trust = Trust()
     going_down = asyncio.Event()
 
+    def custody() -> "Custody":
+        from runtime.trust.custody import Custody
+
+        return Custody(files, trust, settings.spiffe)
+
     def go_down(how: How) -> None:
         border.go_down(how)
         cells.close()
@@ -125,7 +132,7 @@ async def serving(
     trust.listen(lambda _: policies.reconsider())
     tenants = _tenants(cells, policies)
     gate = Gate(policies)
-    audit = _audit(settings)
+    audit = Recorder(settings.state / "audit", lasting=settings.state == settings.disk)
     border = Border(callers, gate, audit)
     with Wakeups() as wakeups:
         parts = Parts(
@@ -137,7 +144,7 @@ async def serving(
             streams=Streams(settings.logs, processes, wakeups),
             health=Health(),
             audit=audit,
-            custody=Custody(files, trust, settings.spiffe),
+            custody=custody,
         )
         make = _maker(border, parts)
         server = make()
@@ -180,7 +187,7 @@ async def serving(
                         tasks.create_task(_settle(cells, connected)),
                         tasks.create_task(_live(processes, connected)),
                         tasks.create_task(_tell(parts.health, going_down)),
-                        tasks.create_task(_keep(audit, connected)),
+                        tasks.create_task(_keep(audit, ready)),
                     )
                     yield Serving(where, secure.port, parts)
                     await parts.health.drain()
@@ -192,7 +199,7 @@ async def serving(
                     ends.create_task(secure.close(CUT))
                     await server.stop(CUT)
                     await relay.drain(CUT)
-                audit.close()
+                audit.log.close()
 
 
 def _tenants(cells: Cells, policies: Policies) -> Tenants:
@@ -271,15 +278,12 @@ async def _tell(health: Health, going_down: asyncio.Event) -> None:
     await health.drain()
 
 
-def _audit(settings: Settings) -> AuditLog:
-    size = SIZE if settings.state == settings.disk else SIZE_IN_MEMORY
-    return AuditLog(settings.state / "audit", size=size)
-
-
-async def _keep(audit: AuditLog, connected: asyncio.Event) -> None:
+async def _keep(audit: Recorder, ready: asyncio.Event) -> None:
     """What is in the audit log gets on the disk. Before the API answers there is no time for it."""
-    await connected.wait()
-    await audit.run()
+    await ready.wait()
+    for name in LATER:
+        await asyncio.to_thread(import_module, name)
+    await audit.log.run()
 
 
 async def _apply(cells: Cells, connected: asyncio.Event, settings: Settings) -> None:
@@ -298,16 +302,14 @@ async def _settle(cells: Cells, connected: asyncio.Event) -> None:
 
 def _maker(border: Border, parts: Parts) -> Callable[[], aio.Server]:
     """Makes servers that have every service."""
-    made: tuple[Any, ...] = tuple(service.make(parts) for service in SERVICES)
+    services = tuple(Late(name, parts) for name in NAMES)
     health = health_pb2.DESCRIPTOR.services_by_name["Health"].full_name
     reflection = Reflection((*NAMES, health, REFLECTION))
 
     def make() -> aio.Server:
         server = aio.server(interceptors=[border], options=OPTIONS)
-        for service, servicer in zip(SERVICES, made, strict=True):
-            service.register(servicer, server)
         health_pb2_grpc.add_HealthServicer_to_server(parts.health, server)
-        server.add_generic_rpc_handlers((reflection,))
+        server.add_generic_rpc_handlers((*services, reflection))
         return server
 
     return make

@@ -1,33 +1,25 @@
-"""Every service of the API, once: registration, health and reflection follow this table."""
+"""Every service of the API, once: registration, health and reflection follow this table.
+
+Services that few callers ask for are loaded by their first call, or when the API has long answered.
+"""
 
 from collections.abc import Callable
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
-from aurae.audit.v0 import audit_pb2_grpc
-from aurae.auth.v0 import auth_pb2_grpc
-from aurae.cells.v0 import cells_pb2_grpc
-from aurae.discovery.v0 import discovery_pb2_grpc
-from aurae.identity.v0 import identity_pb2_grpc
-from aurae.node.v0 import node_pb2_grpc
-from aurae.observe.v0 import observe_pb2_grpc
+import grpc
 from grpc import aio
 
 from initd.values import NamedTuple
-from runtime.audit.log import AuditLog
-from runtime.audit.service import AuditService
 from runtime.cells.cells import Cells
-from runtime.cells.service import CellService
 from runtime.cells.tenants import Tenants
-from runtime.discovery.service import DiscoveryService
-from runtime.node.service import NodeService
-from runtime.observe.service import ObserveService
 from runtime.observe.streams import Streams
 from runtime.policy.gate import Gate
-from runtime.policy.service import AuthService
 from runtime.processes import Processes
 from runtime.server.health import Health
-from runtime.trust.custody import Custody
-from runtime.trust.service import IdentityService
+from runtime.server.recorder import Recorder
+
+if TYPE_CHECKING:
+    from runtime.trust.custody import Custody
 
 
 class Parts(NamedTuple):
@@ -40,54 +32,114 @@ class Parts(NamedTuple):
     gate: Gate
     streams: Streams
     health: Health
-    audit: AuditLog
-    custody: Custody
+    audit: Recorder
+    custody: "Callable[[], Custody]"
 
 
-class Service(NamedTuple):
-    """A service by its full name, how its servicer is made, and how that is registered."""
-
-    name: str
-    make: Callable[[Parts], Any]
-    register: Callable[[Any, aio.Server], None]
+# A servicer, and what registers it with a server.
+Made: TypeAlias = tuple[Any, Callable[[Any, aio.Server], None]]
 
 
-SERVICES: Final = (
-    Service(
-        "aurae.audit.v0.AuditService",
-        lambda parts: AuditService(parts.audit),
-        audit_pb2_grpc.add_AuditServiceServicer_to_server,
-    ),
-    Service(
-        "aurae.auth.v0.AuthService",
-        lambda parts: AuthService(parts.gate),
-        auth_pb2_grpc.add_AuthServiceServicer_to_server,
-    ),
-    Service(
-        "aurae.cells.v0.CellService",
-        lambda parts: CellService(parts.cells, parts.tenants),
-        cells_pb2_grpc.add_CellServiceServicer_to_server,
-    ),
-    Service(
-        "aurae.discovery.v0.DiscoveryService",
-        lambda parts: DiscoveryService(parts.version, lambda: parts.health.serving),
-        discovery_pb2_grpc.add_DiscoveryServiceServicer_to_server,
-    ),
-    Service(
-        "aurae.identity.v0.IdentityService",
-        lambda parts: IdentityService(parts.custody),
-        identity_pb2_grpc.add_IdentityServiceServicer_to_server,
-    ),
-    Service(
-        "aurae.node.v0.NodeService",
-        lambda parts: NodeService(parts.processes),
-        node_pb2_grpc.add_NodeServiceServicer_to_server,
-    ),
-    Service(
-        "aurae.observe.v0.ObserveService",
-        lambda parts: ObserveService(parts.streams),
-        observe_pb2_grpc.add_ObserveServiceServicer_to_server,
-    ),
+def _audit(parts: Parts) -> Made:
+    from aurae.audit.v0 import audit_pb2_grpc
+
+    from runtime.audit.service import AuditService
+
+    return AuditService(parts.audit.log), audit_pb2_grpc.add_AuditServiceServicer_to_server
+
+
+def _auth(parts: Parts) -> Made:
+    from aurae.auth.v0 import auth_pb2_grpc
+
+    from runtime.policy.service import AuthService
+
+    return AuthService(parts.gate), auth_pb2_grpc.add_AuthServiceServicer_to_server
+
+
+def _cells(parts: Parts) -> Made:
+    from aurae.cells.v0 import cells_pb2_grpc
+
+    from runtime.cells.service import CellService
+
+    servicer = CellService(parts.cells, parts.tenants)
+    return servicer, cells_pb2_grpc.add_CellServiceServicer_to_server
+
+
+def _discovery(parts: Parts) -> Made:
+    from aurae.discovery.v0 import discovery_pb2_grpc
+
+    from runtime.discovery.service import DiscoveryService
+
+    servicer = DiscoveryService(parts.version, lambda: parts.health.serving)
+    return servicer, discovery_pb2_grpc.add_DiscoveryServiceServicer_to_server
+
+
+def _identity(parts: Parts) -> Made:
+    from aurae.identity.v0 import identity_pb2_grpc
+
+    from runtime.trust.service import IdentityService
+
+    servicer = IdentityService(parts.custody())
+    return servicer, identity_pb2_grpc.add_IdentityServiceServicer_to_server
+
+
+def _node(parts: Parts) -> Made:
+    from aurae.node.v0 import node_pb2_grpc
+
+    from runtime.node.service import NodeService
+
+    return NodeService(parts.processes), node_pb2_grpc.add_NodeServiceServicer_to_server
+
+
+def _observe(parts: Parts) -> Made:
+    from aurae.observe.v0 import observe_pb2_grpc
+
+    from runtime.observe.service import ObserveService
+
+    return ObserveService(parts.streams), observe_pb2_grpc.add_ObserveServiceServicer_to_server
+
+
+SERVICES: Final = {
+    "aurae.audit.v0.AuditService": _audit,
+    "aurae.auth.v0.AuthService": _auth,
+    "aurae.cells.v0.CellService": _cells,
+    "aurae.discovery.v0.DiscoveryService": _discovery,
+    "aurae.identity.v0.IdentityService": _identity,
+    "aurae.node.v0.NodeService": _node,
+    "aurae.observe.v0.ObserveService": _observe,
+}
+NAMES: Final = tuple(SERVICES)
+
+# What is loaded beside, once the API answers, so that no call waits for it.
+LATER: Final = (
+    *("runtime.audit.log", "runtime.policy.document", "google.protobuf.json_format"),
+    *("runtime.audit.service", "runtime.cells.service", "runtime.discovery.service"),
+    *("runtime.node.service", "runtime.observe.service", "runtime.policy.service"),
+    "runtime.trust.service",
 )
 
-NAMES: Final = tuple(service.name for service in SERVICES)
+
+class Late(grpc.GenericRpcHandler):
+    """A service that is made by the first call of one of its methods."""
+
+    def __init__(self, name: str, parts: Parts) -> None:
+        self._name = name
+        self._parts = parts
+        self._handlers: list[grpc.GenericRpcHandler] = []
+
+    def service(self, handler_call_details: grpc.HandlerCallDetails) -> Any:
+        if not handler_call_details.method.startswith(f"/{self._name}/"):
+            return None
+        if not self._handlers:
+            servicer, register = SERVICES[self._name](self._parts)
+            register(servicer, self)  # type: ignore[arg-type]
+        (handler,) = self._handlers
+        return handler.service(handler_call_details)
+
+    # What generated code asks of a server.
+
+    def add_generic_rpc_handlers(self, handlers: tuple[grpc.GenericRpcHandler, ...]) -> None:
+        self._handlers += handlers
+
+    def add_registered_method_handlers(self, service: str, handlers: dict[str, Any]) -> None:
+        """The same once more, for servers that look them up faster."""

@@ -63,6 +63,8 @@ class Files:
         self.state = state
         self._credentials = credentials
         self._set_clock = set_clock
+        self._said = ""
+        """What is wrong and was told already: other files of the folder change too."""
 
     def read(self) -> Material:
         """Well formed material, read with little effort. Raises Unusable."""
@@ -110,6 +112,7 @@ class Files:
         try:
             found, expired = await asyncio.to_thread(self.load)
         except Unusable as e:
+            self._said = str(e)
             if trust.current is not None:
                 log.error("%s. Until then callers with certificates are refused", e)
             trust.update(None)
@@ -164,11 +167,15 @@ class Files:
                     "check the clock"
                 )
         except Unusable as e:
+            if str(e) == self._said:
+                return
+            self._said = str(e)
             if trust.current is None:
                 log.error("%s", e)
             else:
                 log.error("%s. The node goes on as %s", e, trust.current.identity)
             return
+        self._said = ""
         if trust.update(found):
             log.info("%s from %s: takes effect", found.identity, found.source)
 
