@@ -118,7 +118,7 @@ def decrypt_key(key: bytes, passphrase: bytes) -> bytes:
 
 
 def is_encrypted(key: bytes) -> bool:
-    return b"-----BEGIN ENCRYPTED PRIVATE KEY-----" in key
+    return b"-BEGIN ENCRYPTED PRIVATE KEY-" in key
 
 
 def make_authority(
