@@ -152,7 +152,7 @@ HINTS: Final[dict[grpc.StatusCode, Hint]] = {
     grpc.StatusCode.NOT_FOUND: lambda _: "aer cell list shows what there is",
     grpc.StatusCode.PERMISSION_DENIED: lambda _: "aer auth whoami says who you are and may do",
     grpc.StatusCode.UNAUTHENTICATED: lambda c: (
-        f"aer pki show {c.client_crt} says until when it is valid" if c.client_crt else ""
+        f"aer pki inspect {c.client_crt} says until when it is valid" if c.client_crt else ""
     ),
     grpc.StatusCode.UNAVAILABLE: lambda _: "try again in a moment",
     grpc.StatusCode.INTERNAL: _log,
