@@ -97,7 +97,7 @@ def test_the_pid_that_is_told_is_the_nodes_and_the_one_inside_beside_it(machine:
             assert answer.ns_pid == answer.pid
 
 
-def test_nothing_of_the_node_but_its_socket_and_name_servers_is_in_run(machine: Machine) -> None:
+def test_nothing_of_the_node_but_its_sockets_and_name_servers_is_in_run(machine: Machine) -> None:
     with machine.cell("run", isolate_process=True) as cell:
         found = set(cell.read("find /run -mindepth 1").split())
         assert found == {"/run/lock", "/run/aurae", *(f"/run/aurae/{n}" for n in NODE_FILES)}
@@ -105,7 +105,7 @@ def test_nothing_of_the_node_but_its_socket_and_name_servers_is_in_run(machine: 
         assert cell.read(resolver) == machine.system.read(resolver)
 
 
-NODE_FILES: Final = ("aurae.sock", "notify", "resolv.conf")
+NODE_FILES: Final = ("aurae.sock", "aurae-tls.sock", "notify", "resolv.conf", "spiffe.sock")
 
 
 def test_what_a_cell_mounts_unmounts_and_remounts_the_node_does_not_see(machine: Machine) -> None:
