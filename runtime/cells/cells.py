@@ -115,8 +115,8 @@ class Cells:
         self._half_made: list[str] = []
         self.on_removed: Callable[[str], None] = lambda _name: None
         """Told of each cell that is gone."""
-        self.quota: Callable[[str], int | None] = lambda _name: None
-        """How many cells there may be in an outermost one. None: it is no tenant's."""
+        self.quota: Callable[[str], int] = lambda _tenant: self._most
+        """How many cells there may be in that of a tenant."""
         self._inits = Inits(processes)
         self._allocating: set[str] = set()
 
@@ -261,7 +261,7 @@ class Cells:
         """A caller in a cell leaves half of the room to the others, and a tenant has its quota."""
         there, most, whose = len(self._cells), self._most, "this node"
         outermost = name.partition("/")[0]
-        quota = self.quota(outermost) if outermost != name else None
+        quota = self._quota(outermost) if outermost != name else None
         if quota is not None or scope.current().cell is not None:
             there, most, whose = len(self._subtree(outermost)), most // 2, "a cell of this node"
         if quota is not None and quota < most:
@@ -271,6 +271,16 @@ class Cells:
             raise ResourceExhausted(
                 f"{_title(name)}: {whose} takes {most} cells and has as many; free some first"
             )
+
+    def _quota(self, outermost: str) -> int | None:
+        """None: it is no tenant's. It is where the node made it so, and where a tenant calls."""
+        home = self._cells.get(outermost)
+        tenants = home is not None and home.tenant
+        return self.quota(outermost) if tenants or scope.current().tenant else None
+
+    def tenants(self) -> Iterator[str]:
+        """Those for whom the node has made a cell that is there."""
+        return (name for name, cell in self._cells.items() if cell.tenant)
 
     def _create(self, name: str) -> None:
         try:

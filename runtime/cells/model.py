@@ -313,6 +313,8 @@ class Cell(NamedTuple):
     isolate_process: bool = False
     isolate_network: bool = False
     security: Security | None = None
+    tenant: bool = False
+    """The node has made it for the tenant of its name."""
 
     def checked(self) -> Self:
         """Itself. Raises InvalidArgument where it cannot be."""
@@ -366,6 +368,7 @@ class Cell(NamedTuple):
             isolate_process=spec.get("isolate_process", False),
             isolate_network=spec.get("isolate_network", False),
             security=None if spec.get("security") is None else Security.from_json(spec["security"]),
+            tenant=spec.get("tenant", False),
         ).checked()
 
 

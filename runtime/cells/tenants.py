@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from initd.errors import AlreadyExists, AuraedError
 from initd.values import NamedTuple
@@ -37,7 +37,7 @@ class Tenants:
             async with lock:
                 if self._cells.cell(name) is None:
                     with scope.entered(scope.NODE):
-                        await self._cells.allocate(self._quota(name).cell)
+                        await self._cells.allocate(self._quota(name).cell._replace(tenant=True))
                     log.info("tenant %s: its cell is made", name)
         except AlreadyExists:
             return
@@ -48,9 +48,10 @@ class Tenants:
         """How many cells there may be in the tenant's own."""
         return self._quota(name).cells
 
-    def adjust(self, names: list[str]) -> None:
-        """Give tenants' cells that exist the limits that the policy says now."""
-        for name in names:
+    def adjust(self, names: Iterable[str]) -> None:
+        """Give tenants' cells that exist the limits that the policy says now. Of the tenants that
+        the node has made no cell for, `names` are meant."""
+        for name in sorted({*names, *self._cells.tenants()}):
             cell = self._quota(name).cell
             try:
                 self._cells.adjust(cell)

@@ -18,7 +18,6 @@ from initd.errors import AuraedError, Unavailable
 from initd.linux import clock
 from initd.processes.model import How
 from initd.values import NamedTuple
-from runtime import scope
 from runtime.cells.cells import Cells
 from runtime.cells.cgroups import Cgroups
 from runtime.cells.specs import Specs
@@ -209,15 +208,9 @@ def _tenants(cells: Cells, policies: Policies) -> Tenants:
         tenant = policies.held.policy.tenant(name)
         return Quota(tenant.cell, tenant.cells)
 
-    def most(name: str) -> int | None:
-        own = scope.current()
-        if (own.tenant and own.cell == name) or name in policies.held.policy.tenants:
-            return tenants.most(name)
-        return None
-
     tenants = Tenants(cells, quota)
-    cells.quota = most
-    policies.on_change = lambda policy: tenants.adjust(list(policy.tenants))
+    cells.quota = tenants.most
+    policies.on_change = lambda policy: tenants.adjust(policy.tenants)
     return tenants
 
 

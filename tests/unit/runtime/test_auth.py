@@ -426,8 +426,15 @@ def test_a_tenants_quota_is_its_cells_limits_and_their_number(ann: Person, acme:
     ann.set_policy(with_acme(', "memory": {"max": "1048576"}', 2))
     acme.allocate("acme/a")
     acme.allocate("acme/a/b")
-    with refused(StatusCode.RESOURCE_EXHAUSTED, "tenant acme takes 2 cells"):
+    full = "tenant acme takes 2 cells"
+    with refused(StatusCode.RESOURCE_EXHAUSTED, full):
         acme.allocate("acme/c")
+    # Nor do its executables have more.
+    with (
+        nodes.inside(ann.folder, "acme/a") as there,
+        refused(StatusCode.RESOURCE_EXHAUSTED, full),
+    ):
+        there.allocate("c")
     memory = ann.folder / "cgroup/aurae/acme/memory.max"
     assert memory.read_text().strip() == "1048576"
     ann.set_policy(with_acme(', "pids": {"max": 9}', 3))
