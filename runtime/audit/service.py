@@ -8,7 +8,7 @@ from grpc import aio
 
 from initd.errors import InvalidArgument
 from runtime.audit.log import AuditLog
-from runtime.audit.model import Event, Filter, Kind
+from runtime.audit.model import MOST, Event, Filter, Kind
 
 # Generic in its stub only.
 Context: TypeAlias = "aio.ServicerContext[Any, Any]"
@@ -32,6 +32,9 @@ class AuditService(audit_pb2_grpc.AuditServiceServicer):
     ) -> AsyncIterator[audit_pb2.WatchResponse]:
         if request.since and request.only_new:
             raise InvalidArgument("since, only_new: both are given; give one of them")
+        for field, pattern in (("who", request.who), ("method", request.method)):
+            if len(pattern) > MOST:
+                raise InvalidArgument(f"{field}: has {len(pattern)} characters; at most {MOST}")
         asked = Filter(request.who, request.method, request.denied)
         matches = asked.matches()
         batches = self._log.watch(

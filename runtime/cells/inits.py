@@ -4,7 +4,6 @@ An init is a process of PID 1's like every other, so it outlives the runtime and
 What the runtime has to know besides is in its `meta`: the cell, and the first of its user IDs.
 """
 
-import asyncio
 from collections.abc import Sequence
 from contextlib import suppress
 from typing import Final
@@ -16,6 +15,7 @@ from runtime.cells import security
 from runtime.cells.cgroups import CELLS, leaf
 from runtime.cells.model import INIT, Cell, init_identity
 from runtime.processes import Processes
+from runtime.waiting import to_the_end
 
 # User namespaces take whole ranges of so many IDs, from the second to the last but one.
 RANGES: Final = range(1, (1 << 32) // USERS - 1)
@@ -59,9 +59,9 @@ class Inits:
         self._reserved.add(users)
         try:
             asked = self._processes.spawn(_spawn(line, outer, users))
-            process, cancelled = await _to_the_end(asked)
+            process, cancelled = await to_the_end(asked)
             begun = self._processes.settled(process)
-            process, again = await _to_the_end(begun)
+            process, again = await to_the_end(begun)
         finally:
             self._reserved.discard(users)
         if process.state is not State.RUNNING:
@@ -142,14 +142,3 @@ def _spawn(line: Sequence[Cell], outer: Process | None, users: int) -> Spawn:
             users=users,
         ),
     )
-
-
-async def _to_the_end(future: asyncio.Future[Process]) -> tuple[Process, bool]:
-    """Its result, and whether we were cancelled while it was awaited."""
-    cancelled = False
-    while not future.done():
-        try:
-            await asyncio.wait([future])
-        except asyncio.CancelledError:
-            cancelled = True
-    return future.result(), cancelled

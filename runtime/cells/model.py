@@ -45,6 +45,8 @@ MAX_CPU: Final = 8191
 # execve(2): one string is at most 32 pages. Everything together must fit in one message to PID 1.
 MAX_STRING: Final = 131_071
 MAX_REQUEST: Final = 100_000
+# More cannot be in such a message, each of them being two characters in JSON at least.
+MAX_STRINGS: Final = 32_768
 
 _NOT_LABEL: Final = r"[^a-zA-Z0-9-]"
 _EXECUTABLE: Final = r"[a-zA-Z0-9][a-zA-Z0-9._-]{0,62}"
@@ -386,9 +388,14 @@ class Executable(NamedTuple):
     def checked(self) -> Self:
         """Itself. Raises InvalidArgument where it cannot be."""
         executable_name(self.name, "executable.name")
+        for where, several in (("args", self.args), ("environment", self.environment)):
+            if len(several) > MAX_STRINGS:
+                raise InvalidArgument(
+                    f"executable.{where}: has {len(several)} entries; at most {MAX_STRINGS}"
+                )
+        self.policy.check(self.name)
         for name in self.policy.after:
             _dependency(name)
-        self.policy.check(self.name)
         if not self.command:
             raise InvalidArgument("executable.command: is empty; give a command line for sh -c")
         _text(self.command, "executable.command")

@@ -68,6 +68,10 @@ SECCOMP: Final[Mapping[Any, security.Seccomp | None]] = {
 }
 
 BILLION: Final = 1_000_000_000
+# Of one Apply. Each takes the loop a while, and its result some of the answer.
+MAX_ENTRIES: Final = 1_000
+# Of one cell's io.max, which the kernel keeps by device.
+MAX_DEVICES: Final = 256
 
 
 class CellService(cells_pb2_grpc.CellServiceServicer):
@@ -137,6 +141,11 @@ class CellService(cells_pb2_grpc.CellServiceServicer):
     async def Apply(
         self, request: cells_pb2.CellServiceApplyRequest, context: Context
     ) -> cells_pb2.CellServiceApplyResponse:
+        count = len(request.cells) + len(request.executables)
+        if count > MAX_ENTRIES:
+            raise InvalidArgument(
+                f"cells, executables: are {count} together; at most {MAX_ENTRIES} at once"
+            )
         cells = [Entry(f"{cell.name}/", partial(scoped_cell, cell)) for cell in request.cells]
         starts = [
             Entry(
@@ -255,6 +264,8 @@ def _controller(cell: cells_pb2.Cell, field: str, kind: type[_T]) -> _T | None:
 
 
 def _io_from_proto(io: cells_pb2.IoController) -> model.Io:
+    if len(io.max) > MAX_DEVICES:
+        raise InvalidArgument(f"cell.io.max: names {len(io.max)} devices; at most {MAX_DEVICES}")
     rates = ("rbps", "wbps", "riops", "wiops")
     return model.Io(
         weight=_given(io, "weight"),

@@ -1,5 +1,6 @@
 """A set of cells and executables, made as a whole: what is there already stays as it is."""
 
+import asyncio
 from collections.abc import Callable, Iterable
 from enum import StrEnum
 
@@ -48,7 +49,12 @@ class Entry(NamedTuple):
 
 async def apply(cells: Cells, entries: Iterable[Entry]) -> list[Result]:
     """Make each of them, in order. One that is refused does not keep the others from being made."""
-    return [await _apply(cells, entry) for entry in entries]
+    results = []
+    for entry in entries:
+        results.append(await _apply(cells, entry))
+        # One that is refused at once waits for nothing, and others are to have their turn.
+        await asyncio.sleep(0)
+    return results
 
 
 async def _apply(cells: Cells, entry: Entry) -> Result:

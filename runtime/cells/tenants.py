@@ -4,11 +4,12 @@ import asyncio
 import logging
 from collections.abc import Callable, Iterable
 
-from initd.errors import AlreadyExists, AuraedError
+from initd.errors import AlreadyExists, AuraedError, FailedPrecondition
 from initd.values import NamedTuple
 from runtime import scope
 from runtime.cells.cells import Cells
 from runtime.cells.model import Cell
+from runtime.cells.security import NONE, Security
 
 log = logging.getLogger(__name__)
 
@@ -20,6 +21,12 @@ class Quota(NamedTuple):
     cells: int
 
 
+def confinement(cell: Cell) -> tuple[bool, bool, Security]:
+    """What keeps its executables from the node's."""
+    security = (cell.security or NONE).resolved()
+    return cell.isolate_process, cell.isolate_network, security
+
+
 class Tenants:
     """`quota` says what a tenant has now."""
 
@@ -27,6 +34,19 @@ class Tenants:
         self._cells = cells
         self._quota = quota
         self._making: dict[str, asyncio.Lock] = {}
+
+    def check(self, name: str) -> None:
+        """Raises FailedPrecondition where the cell of that name is none of the tenant's: somebody
+        else has made it, and it confines less than the policy says."""
+        there = self._cells.cell(name)
+        if there is None or there.tenant:
+            return
+        wanted = self._quota(name).cell
+        if confinement(there) != confinement(wanted):
+            raise FailedPrecondition(
+                f"cell {name}: is there, and not confined as that of the tenant {name}; ask an "
+                "operator to free it"
+            )
 
     async def ensure(self, name: str) -> None:
         """The tenant's own cell is there when this returns. Raises what Allocate raises."""

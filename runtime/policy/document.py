@@ -66,6 +66,8 @@ def from_json(text: str) -> Policy:
         return from_proto(ParseDict(document, auth_pb2.Policy()))
     except (ValueError, ParseError) as e:
         raise InvalidArgument(f"policy: is no such document: {e}") from e
+    except RecursionError:
+        raise InvalidArgument("policy: is no such document: it is nested too deep") from None
 
 
 def to_json(policy: Policy) -> str:

@@ -1,6 +1,8 @@
 """Decides for every kind of caller: people and tenants by the policy, root and cells by what they
 are."""
 
+from collections.abc import Callable
+
 from initd.values import NamedTuple
 from runtime.identity.spiffe import SpiffeId
 from runtime.policy.model import Decision
@@ -22,8 +24,12 @@ class Asking(NamedTuple):
 class Gate:
     """One decision a call, and the part of the node that it is for."""
 
-    def __init__(self, policies: Policies) -> None:
+    def __init__(
+        self, policies: Policies, check_tenant: Callable[[str], None] = lambda _tenant: None
+    ) -> None:
+        """`check_tenant` raises FailedPrecondition where a tenant cannot be let into its cell."""
         self.policies = policies
+        self.check_tenant = check_tenant
 
     def decide(self, asking: Asking, method: str) -> Decision:
         if asking.id is not None:

@@ -8,12 +8,13 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Final
 
-from initd.errors import AuraedError, FailedPrecondition, InvalidArgument
+from initd.errors import AuraedError, FailedPrecondition, InvalidArgument, PermissionDenied
 from initd.values import NamedTuple
 from runtime.identity.spiffe import SpiffeId
 from runtime.policy import model
 from runtime.policy.model import Decision, Policy
 from runtime.policy.table import TABLE, Permission, Role, needed
+from runtime.waiting import to_the_end
 
 log = logging.getLogger(__name__)
 
@@ -82,6 +83,9 @@ class Policies:
         from runtime.policy import document
 
         async with self._changing:
+            if by is not None and not self.held.policy.decide(by, Permission.POLICY_WRITE).allowed:
+                # It was let in, and another change came first.
+                raise PermissionDenied(f"policy: {by} may not change it any more")
             if if_revision and if_revision != self.held.revision:
                 raise FailedPrecondition(
                     f"policy: has become revision {self.held.revision}, which is not "
@@ -90,8 +94,14 @@ class Policies:
             self._refuse_lockout(policy, by)
             text = document.to_json(policy)
             if not dry_run:
-                await asyncio.to_thread(_write, self._stored, text)
+                # To the end, also when the caller leaves: what is on file is what holds.
+                writing = asyncio.get_running_loop().run_in_executor(
+                    None, _write, self._stored, text
+                )
+                _, cancelled = await to_the_end(writing)
                 self._take(Held(policy, _revision(text), Source.STORED))
+                if cancelled:
+                    raise asyncio.CancelledError
             return _revision(text)
 
     def reconsider(self) -> None:

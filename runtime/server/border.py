@@ -24,7 +24,7 @@ from runtime.audit.model import Decided
 from runtime.policy import table
 from runtime.policy.gate import Asking, Gate, scope_of
 from runtime.policy.model import Decision
-from runtime.scope import Scope
+from runtime.scope import NODE, Scope
 from runtime.server import errors
 from runtime.server.callers import Caller, Callers, called_by
 from runtime.server.recorder import Recorder
@@ -106,12 +106,27 @@ async def _each(requests: AsyncIterator[Any]) -> AsyncIterator[Any]:
         yield _readable(request)
 
 
+class _Checked:
+    """A context for those who write to a stream by themselves: each message is asked for."""
+
+    def __init__(self, context: Context, check: Callable[[], None]) -> None:
+        self._context = context
+        self._check = check
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._context, name)
+
+    async def write(self, message: Any) -> None:
+        self._check()
+        await self._context.write(message)
+
+
 class _Crossing:
     """One call at the border: who it is, and what was decided, which is recorded."""
 
     __slots__ = (
         *("_asking", "_audit", "_decision", "_gate", "_generation", "_method", "_peer"),
-        *("_request", "caller"),
+        *("_request", "_seen", "caller", "refused"),
     )
 
     def __init__(self, gate: Gate, audit: Recorder, method: str, request: Any, peer: str) -> None:
@@ -120,6 +135,8 @@ class _Crossing:
         self._method = method
         self._request = request
         self._peer = peer
+        self._seen = NODE
+        self.refused = False
         self._generation = gate.policies.generation
 
     async def identify(
@@ -139,6 +156,7 @@ class _Crossing:
         """How much of the node the call sees. Raises PermissionDenied."""
         self._asking = Asking(self.caller.scope, self.caller.id)
         decision = self._gate.decide(self._asking, self._method)
+        self._seen = scope_of(self._asking, decision)
         if decision.allowed and self._method in table.LOOKING:
             self._audit.record_soon(lambda: self._decided(self.caller.who, decision))
         else:
@@ -146,7 +164,9 @@ class _Crossing:
         if not decision.allowed:
             raise PermissionDenied(self._refusal(decision))
         self._decision = decision
-        return scope_of(self._asking, decision)
+        if self._seen.tenant and self._seen.cell is not None:
+            self._gate.check_tenant(self._seen.cell)
+        return self._seen
 
     def check(self) -> None:
         """Once more, where something has changed. Raises Unauthenticated and PermissionDenied."""
@@ -158,6 +178,7 @@ class _Crossing:
         if decision.allowed and decision.tenant == self._decision.tenant:
             return
         decision = decision._replace(allowed=False)
+        self.refused = True
         self._record(self.caller.who, decision)
         raise PermissionDenied(self._refusal(decision))
 
@@ -168,6 +189,10 @@ class _Crossing:
             decision = Decision(allowed=False, rule="identity", reason=str(e))
             self._record(self.caller.who, decision)
             raise
+
+    def record_refused(self, error: PermissionDenied) -> None:
+        """The service itself says that the caller may not."""
+        self._record(self.caller.who, self._decision._replace(allowed=False, reason=str(error)))
 
     def record_outside(self, name: str) -> None:
         """It named a cell that is no part of what it sees."""
@@ -197,13 +222,30 @@ class _Crossing:
     def _object(self) -> str:
         """What the request names, as the node calls it: `web/api`, `web/api:server`."""
         request = self._request
+        if named := OBJECTS.get(self._method):
+            return named(request) if not isinstance(request, _Unreadable) else ""
         cell = getattr(request, "cell_name", "") or _name_of(request, "cell")
         executable = getattr(request, "executable_name", "") or _name_of(request, "executable")
-        caller = getattr(self, "caller", None)
-        own = caller.scope.cell if caller is not None else None
-        if own is not None:
-            cell = f"{own}/{cell}" if cell else own
+        own = self._seen
+        if own.cell is not None and not (own.tenant and cell):
+            cell = f"{own.cell}/{cell}" if cell else own.cell
+        if not executable and (pid := getattr(request, "process_id", 0)):
+            return f"process {pid}"
         return f"{cell}:{executable}" if executable else str(cell)
+
+
+def _applied(request: Any) -> str:
+    names = [f"{cell.name}/" for cell in request.cells]
+    names += [f"{start.cell_name}:{start.executable.name}" for start in request.executables]
+    return " ".join(names)
+
+
+# Of requests that name something else than a cell or an executable.
+OBJECTS: Final[Mapping[str, Callable[[Any], str]]] = {
+    "/aurae.auth.v0.AuthService/CanI": lambda request: str(request.as_id),
+    "/aurae.cells.v0.CellService/Apply": _applied,
+    "/aurae.identity.v0.IdentityService/SetTrust": lambda request: str(request.trust_domain),
+}
 
 
 def _name_of(request: Any, field: str) -> str:
@@ -282,7 +324,7 @@ class Border(aio.ServerInterceptor):
         async def stream(request: Any, context: Context) -> None:
             async with self._crossing(method, context, request, streaming=True) as check:
                 readable = _each(request) if handler.request_streaming else _readable(request)
-                answer = behaviour(readable, context)
+                answer = behaviour(readable, _Checked(context, check))
                 if not hasattr(answer, "__aiter__"):
                     await answer
                     return
@@ -350,7 +392,12 @@ class Border(aio.ServerInterceptor):
             self._counted(caller, seen),
             scope.entered(seen, crossing.record_outside),
         ):
-            yield crossing.check
+            try:
+                yield crossing.check
+            except PermissionDenied as e:
+                if not crossing.refused:
+                    crossing.record_refused(e)
+                raise
 
     def _counted(self, caller: Caller, seen: Scope) -> AbstractContextManager[None]:
         """Who has a part of the node only may not have too much of it at once."""

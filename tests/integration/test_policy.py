@@ -142,7 +142,12 @@ def rules() -> auth_pb2.Policy:
             rule("operators", "/team/operator", auth_pb2.ROLE_OPERATOR),
             rule("readers", "/team/reader", auth_pb2.ROLE_READER),
             rule("tenants", "/tenant/*/**", auth_pb2.ROLE_TENANT),
-        ]
+        ],
+        # Made by the test, and without confinement: whoever asks must have said so.
+        tenants=[
+            auth_pb2.Tenant(cell=pb.Cell(name=name, security=pb.Security()))
+            for name in (OWN, OTHER)
+        ],
     )
 
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,15 +11,17 @@ import pytest
 from aurae.audit.v0 import audit_pb2, audit_pb2_grpc
 from aurae.auth.v0 import auth_pb2, auth_pb2_grpc
 from aurae.cells.v0 import cells_pb2, cells_pb2_grpc
+from aurae.node.v0 import node_pb2, node_pb2_grpc
 from google.protobuf import descriptor_pb2
 from grpc import StatusCode
-from grpc_health.v1 import health_pb2
+from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2
 
-from initd.errors import FailedPrecondition, InvalidArgument
+from initd.errors import FailedPrecondition, InvalidArgument, PermissionDenied
 from runtime.identity.authority import Pair
 from runtime.identity.spiffe import SpiffeId
 from runtime.policy import document, model
+from runtime.policy import policies as module
 from runtime.policy.model import Pattern, Policy, Rule
 from runtime.policy.policies import Policies, Source, full_method
 from runtime.policy.table import APART, PARTIAL, ROLES, TABLE, Permission, Role
@@ -61,9 +64,9 @@ def services() -> dict[str, set[str]]:
         for service in file.service:
             name = f"{file.package}.{service.name}".strip(".")
             found[name] = {f"/{name}/{method.name}" for method in service.method}
-    for module in (health_pb2, reflection_pb2):
-        for name in module.DESCRIPTOR.services_by_name:
-            found[f"{module.DESCRIPTOR.package}.{name}"] = methods(module.DESCRIPTOR)
+    for foreign in (health_pb2, reflection_pb2):
+        for name in foreign.DESCRIPTOR.services_by_name:
+            found[f"{foreign.DESCRIPTOR.package}.{name}"] = methods(foreign.DESCRIPTOR)
     return found
 
 
@@ -195,6 +198,7 @@ def test_a_tenant_whose_name_is_no_cells_is_none() -> None:
             "none has the role admin",
         ),
         ("{}", "none has the role admin"),
+        ('{"rules": ' + "[" * 5000 + "]" * 5000 + "}", "is nested too deep"),
         (
             json.dumps({"rules": [{"name": "a", "id": "spiffe://t/p/*", "role": 3}] * 2}),
             "policy.rules[1].name: a is there already",
@@ -277,6 +281,49 @@ def test_a_change_of_what_is_not_there_any_more_is_refused(tmp_path: Path) -> No
     second = replace(held, policy(ADMINS), if_revision=first)
     with pytest.raises(FailedPrecondition, match=f"has become revision {second}"):
         replace(held, policy(ADMINS, ("person/bob", "READER")), if_revision=first)
+
+
+def test_who_lost_the_right_while_waiting_changes_nothing(tmp_path: Path) -> None:
+    held = policies(tmp_path)
+    both = policy(("person/ann", "ADMIN"), ("person/bob", "ADMIN"))
+    replace(held, both)
+
+    async def race() -> tuple[object, object]:
+        first = held.replace(policy(("person/bob", "ADMIN")), BOB)
+        second = held.replace(policy(("person/ann", "ADMIN")), ANN)
+        return await asyncio.gather(first, second, return_exceptions=True)
+
+    _, lost = asyncio.run(race())
+    assert isinstance(lost, PermissionDenied)
+    assert not held.decide(ANN, LIST).allowed
+    assert held.decide(BOB, LIST).allowed
+
+
+def test_a_change_whose_caller_leaves_holds_as_it_is_on_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    held = policies(tmp_path)
+    begun, go_on = threading.Event(), threading.Event()
+    write = module._write
+
+    def slow(path: Path, text: str) -> None:
+        begun.set()
+        assert go_on.wait(DEADLINE)
+        write(path, text)
+
+    monkeypatch.setattr(module, "_write", slow)
+
+    async def leave() -> None:
+        async with asyncio.TaskGroup() as tasks:
+            change = tasks.create_task(held.replace(policy(("person/ann", "ADMIN")), ANN))
+            await asyncio.to_thread(begun.wait, DEADLINE)
+            change.cancel()
+            await asyncio.sleep(0)
+            go_on.set()
+        assert change.cancelled()
+
+    asyncio.run(leave())
+    assert held.held == policies(tmp_path).held
 
 
 def test_what_is_tried_changes_nothing(tmp_path: Path) -> None:
@@ -466,7 +513,7 @@ def test_every_decision_is_in_the_audit_log_with_its_rule_or_reason(
     people, tenants = "rule-0", "rule-1"
     assert seen[:6] == [
         (str(ANN), "Allocate", "other", True, people),
-        (str(ACME), "List", "", True, tenants),
+        (str(ACME), "List", "acme", True, tenants),
         (str(ACME), "Free", "other", True, tenants),
         (str(ACME), "Free", "other", False, tenants),
         (seen[4][0], "Discover", "", False, "identity"),
@@ -480,6 +527,75 @@ def test_every_decision_is_in_the_audit_log_with_its_rule_or_reason(
         if event.kind == audit_pb2.AUDIT_EVENT_KIND_DECISION and not event.allowed
     ]
     assert reasons == ["cell other lies outside of its own", told]
+
+
+def test_a_cell_that_somebody_made_otherwise_is_no_tenants(ann: Person, port: Port) -> None:
+    ann.allocate("web")
+    with port.channel(issue(port.signer, "spiffe://example.org/tenant/web/ci")) as channel:
+        web = Person(ann.folder, channel)
+        for call in (
+            lambda: web.start("web", "sh", "true"),
+            lambda: web.allocate("web/in"),
+            lambda: web.free("web"),
+            lambda: web.list(),
+        ):
+            with refused(StatusCode.FAILED_PRECONDITION, "cell web: is there, and not confined"):
+                call()
+    ann.free("web")
+
+
+def test_what_a_call_names_is_in_the_audit_log(ann: Person, acme: Person) -> None:
+    audit = audit_pb2_grpc.AuditServiceStub(ann.channel)
+    head = audit.GetHead(audit_pb2.GetHeadRequest(), timeout=DEADLINE).seq
+    wanted = cells_pb2.CellServiceApplyRequest(
+        cells=[cells_pb2.Cell(name="acme/a")],
+        executables=[
+            cells_pb2.CellServiceStartRequest(
+                cell_name="acme/a", executable=cells_pb2.Executable(name="x", command="true")
+            )
+        ],
+    )
+    acme.cells.Apply(wanted, timeout=DEADLINE)
+    acme.start(None, "y", "true")
+    with refused(StatusCode.PERMISSION_DENIED):
+        acme.auth.CanI(auth_pb2.CanIRequest(method="Shutdown", as_id=str(ANN)), timeout=DEADLINE)
+    request = audit_pb2.WatchRequest(no_follow=True, since=head + 1, who=str(ACME))
+    seen = [
+        (event.method.rpartition("/")[2], event.object, event.allowed)
+        for answer in audit.Watch(request, timeout=DEADLINE)
+        for event in answer.events
+    ]
+    assert seen == [
+        ("Apply", "acme/a/ acme/a:x", True),
+        ("Start", "acme:y", True),
+        ("CanI", str(ANN), True),
+        ("CanI", str(ANN), False),
+    ]
+    with refused(StatusCode.INVALID_ARGUMENT, "who: has 2000 characters"):
+        list(audit.Watch(audit_pb2.WatchRequest(who="*" * 2000), timeout=DEADLINE))
+    ann.free("acme")
+
+
+def test_health_is_watched_by_who_may_only(ann: Person, port: Port) -> None:
+    with port.channel(issue(port.signer, str(BOB))) as channel:
+        health = health_pb2_grpc.HealthStub(channel)
+        seen = iter(health.Watch(health_pb2.HealthCheckRequest(), timeout=DEADLINE))
+        assert next(seen).status == health_pb2.HealthCheckResponse.SERVING
+        ann.set_policy(policy(("person/ann", "ADMIN")))
+        (ann.folder / "goes-down").touch()
+        node = node_pb2_grpc.NodeServiceStub(ann.channel)
+        mode = node_pb2.SHUTDOWN_MODE_POWEROFF
+        node.Shutdown(node_pb2.ShutdownRequest(mode=mode), timeout=DEADLINE)
+        with refused(StatusCode.PERMISSION_DENIED):
+            next(seen)
+
+
+def test_an_apply_of_too_much_is_refused_at_once(ann: Person) -> None:
+    wanted = cells_pb2.CellServiceApplyRequest(cells=[cells_pb2.Cell()] * 1001)
+    with refused(
+        StatusCode.INVALID_ARGUMENT, "cells, executables: are 1001 together; at most 1000"
+    ):
+        ann.cells.Apply(wanted, timeout=DEADLINE)
 
 
 def test_an_open_stream_ends_at_its_next_message_when_the_policy_says_no(
