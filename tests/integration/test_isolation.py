@@ -18,7 +18,8 @@ from testkit.refusals import refused
 from tests.integration.test_restart import kill_runtime
 
 SOAK: Final = bool(os.environ.get("AURAE_SOAK"))
-MANY: Final = 500 if SOAK else 25
+# What they share is shared by so many.
+MANY: Final = 500 if SOAK else 40
 MANY_MEMORY: Final = 2048 if SOAK else 1024
 
 # Seconds that a List of all of them may take; under emulation it is more, and measured by bench.
