@@ -104,6 +104,7 @@ def verify(
     raise reason or ValueError(f"certificate of {svid.id}: not signed by the trust bundle")
 
 
+@only_value_errors
 def match_key(pem: bytes, key: bytes) -> None:
     """Raises ValueError unless `key` (PEM, PKCS#8) is the key of the first certificate in `pem`."""
     if _public_bytes(certificates(pem)[0].public_key()) != _public_bytes(
@@ -129,6 +130,7 @@ def certificates(
         raise ValueError("not a certificate in PEM, or a broken one") from e
 
 
+@only_value_errors
 def private_key(pem: bytes) -> "PrivateKeyTypes":
     """The key in `pem`, without a password. Raises ValueError."""
     from cryptography.exceptions import UnsupportedAlgorithm

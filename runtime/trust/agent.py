@@ -86,6 +86,10 @@ class Agent:
         except Unusable as e:
             log.error("%s", e)
             return
+        except Exception:
+            # Others made it: what nobody has thought of must not end the API.
+            log.exception("SPIFFE agent at %s: its answer cannot be read", self.address)
+            return
         self._said = ""
         if expired:
             log.warning(

@@ -65,6 +65,8 @@ class Files:
         self._set_clock = set_clock
         self._said = ""
         """What is wrong and was told already: other files of the folder change too."""
+        self._unwatched: set[Path] = set()
+        """Folders of which it was told that they are not watched."""
 
     def read(self) -> Material:
         """Well formed material, read with little effort. Raises Unusable."""
@@ -85,12 +87,29 @@ class Files:
             with ExitStack() as watches:
                 # Folders may come, go and be replaced as well. Read only when they are watched.
                 for folder in await asyncio.to_thread(lambda: list(self._folders())):
-                    with suppress(FileNotFoundError):
-                        watches.enter_context(wakeups.on(folder, changed, CHANGES))
+                    self._watch(watches, wakeups, folder, changed)
                 await take(trust)
                 take = self._follow
                 await changed.wait()
                 await self._settle(changed)
+
+    def _watch(
+        self, watches: ExitStack, wakeups: Wakeups, folder: Path, changed: asyncio.Event
+    ) -> None:
+        try:
+            watches.enter_context(wakeups.on(folder, changed, CHANGES))
+        except FileNotFoundError:
+            return
+        except OSError as e:
+            if folder not in self._unwatched:
+                self._unwatched.add(folder)
+                log.error(
+                    "%s: cannot be watched (%s); what changes there is seen at the next start",
+                    folder,
+                    e.strerror,
+                )
+        else:
+            self._unwatched.discard(folder)
 
     def finish(self) -> None:
         """Let the next certificate, if there is one, take the place of the old."""
@@ -116,6 +135,10 @@ class Files:
             if trust.current is not None:
                 log.error("%s. Until then callers with certificates are refused", e)
             trust.update(None)
+            return
+        except Exception:
+            # Others made the files: what nobody has thought of must not end the API.
+            log.exception("identity: cannot be read; what the node began with is kept")
             return
         if expired and not self._mend_clock(found):
             log.warning(
@@ -174,6 +197,11 @@ class Files:
                 log.error("%s", e)
             else:
                 log.error("%s. The node goes on as %s", e, trust.current.identity)
+            return
+        except Exception as e:
+            if repr(e) != self._said:
+                self._said = repr(e)
+                log.exception("identity: cannot be read; what was there is kept")
             return
         self._said = ""
         if trust.update(found):

@@ -36,7 +36,11 @@ def verify(material: Material, now: datetime | None = None) -> bool:
     if materials.identity(material.certificate, names.certificate) != material.identity:
         raise Unusable(f"{names.certificate}: is not of {material.identity}; {REMEDY}")
     # A clock that is wrong at boot must not keep the API away for good: time may be mended.
-    times = (now or datetime.now(UTC), leaf.not_valid_before_utc, leaf.not_valid_after_utc)
+    begins, ends = _try(
+        lambda: (leaf.not_valid_before_utc, leaf.not_valid_after_utc),
+        f"{names.certificate}: has dates that are none, or is damaged; {REMEDY}",
+    )
+    times = (now or datetime.now(UTC), begins, ends)
     faults = [_fault(material, time) for time in times]
     if all(faults):
         raise Unusable(
