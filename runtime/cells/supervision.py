@@ -202,8 +202,11 @@ class Supervision:
         self._resting.pop(id_, None)
         _cancel(unit)
         for name in unit.wanted.executable.policy.after:
-            followers = self._followers.get(dependency(unit.wanted.cell, name), set())
+            before = dependency(unit.wanted.cell, name)
+            followers = self._followers.get(before, set())
             followers.discard(id_)
+            if not followers:
+                self._followers.pop(before, None)
         _wake(unit)
 
     def drop_cell(self, cell: str) -> None:

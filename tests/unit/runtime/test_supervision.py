@@ -1,0 +1,49 @@
+"""What supervision keeps of the executables that wait, for as long as they do."""
+
+import asyncio
+from pathlib import Path
+
+import pytest
+
+from runtime.cells.cells import Cells
+from runtime.cells.model import Cell, Executable
+from runtime.cells.policy import Policy
+from runtime.cells.specs import Specs
+from runtime.cells.wanted import WantedFiles
+from runtime.processes import Processes
+from tests.unit.runtime import node as nodes
+
+
+@pytest.fixture
+def cells(tmp_path: Path) -> Cells:
+    """With a PID 1 that has nothing, and is asked for nothing."""
+    processes = Processes(tmp_path / "initd.sock")
+    processes._here = True
+    cells = Cells(
+        nodes.FolderCgroups(tmp_path / "cgroup"),
+        Specs(tmp_path / "cells"),
+        WantedFiles(tmp_path / "executables"),
+        processes,
+        notify=tmp_path / "notify",
+    )
+    cells.recover()
+    return cells
+
+
+async def start(cells: Cells, cell: str | None, name: str, after: str) -> None:
+    executable = Executable(name=name, command="-", policy=Policy(after=(after,)))
+    await cells.start(cell, executable, uid=0, gid=0)
+
+
+def test_nothing_is_kept_of_what_one_that_is_gone_waited_for(cells: Cells) -> None:
+    async def scenario() -> None:
+        await cells.allocate(Cell(name="web"))
+        for number in range(3):
+            await start(cells, "web", "waits", f"never{number}")
+            await start(cells, "web", "too", f"never{number}")
+            await cells.stop("web", "waits", 0)
+            assert list(cells._supervision._followers) == [f"web:never{number}"]
+            await cells.stop("web", "too", 0)
+        assert cells._supervision._followers == {}
+
+    asyncio.run(scenario())
