@@ -30,7 +30,7 @@ Request = Callable[[Initd], Awaitable[Any]]
 
 
 class Listener(Protocol):
-    """Told while PID 1 is here, in one turn with the table's change. It must not raise."""
+    """Told while PID 1 is here, in one turn with the table's change. What it raises is logged."""
 
     def changed(self, process: Process) -> None: ...
 
@@ -77,8 +77,7 @@ class Processes:
                 ):
                     self._replace(await initd.list())
                     self._here, delay = True, RETRY[0]
-                    if self._listener is not None:
-                        self._listener.complete()
+                    self._tell(lambda listener: listener.complete())
                     here()
                     await self._connected(initd, events)
             except (Unavailable, OSError) as e:
@@ -168,8 +167,16 @@ class Processes:
                     future.set_result(process)
             while len(self._ended) > KEPT:
                 self._drop(next(iter(self._ended)))
-        if self._here and self._listener is not None:
-            self._listener.changed(process)
+        self._tell(lambda listener: listener.changed(process))
+
+    def _tell(self, what: Callable[[Listener], None]) -> None:
+        """Nothing that a workload does may end the road to PID 1, and the API with it."""
+        if not self._here or self._listener is None:
+            return
+        try:
+            what(self._listener)
+        except Exception:
+            log.exception("PID 1: a change could not be acted on")
 
     def __iter__(self) -> Iterator[Process]:
         """All that are known, in the order they were started. Unavailable while PID 1 is away."""
@@ -244,8 +251,7 @@ class Processes:
     def _drop(self, id_: str) -> None:
         del self._table[id_]
         self._ended.pop(id_, None)
-        if self._here and self._listener is not None:
-            self._listener.gone(id_)
+        self._tell(lambda listener: listener.gone(id_))
 
     async def ready(self, message: str) -> None:
         await self._ask(lambda initd: initd.ready(message))

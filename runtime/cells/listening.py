@@ -2,7 +2,11 @@
 
 proc_pid_net(5): in `tcp` and `tcp6` the second field is `ADDRESS:PORT` in hexadecimal, the fourth
 the state, 0A where it listens, the tenth the inode. In `unix` the fourth is the flags (10000: it
-listens), the seventh the inode, the eighth the path.
+listens), the seventh the inode, the eighth the name.
+
+The kernel prints names of Unix sockets as they are, newlines too: who binds one writes what looks
+like lines, into a table that others share. What is no line is left out; one that looks like one
+counts for nothing unless a process that is asked about has that very socket open.
 """
 
 import os
@@ -14,6 +18,10 @@ from typing import Final
 
 _LISTEN: Final = "0A"
 _ACCEPTS: Final = 0x10000
+# Kernel pointer, references, protocol, flags, type, state, inode, name.
+_UNIX: Final = (
+    r"\S+: [0-9A-F]{8} [0-9A-F]{8} ([0-9A-F]{8}) [0-9A-F]{4} [0-9A-F]{2} +([0-9]{1,20}) (.+)"
+)
 _SOCKET: Final = r"socket:\[(\d+)\]"
 
 
@@ -32,9 +40,9 @@ def listens(pids: Iterable[int], address: str, proc: Path = Path("/proc")) -> bo
 def _inodes(net: Path, address: str) -> Iterator[str]:
     if address.startswith("/"):
         for line in _lines(net / "unix"):
-            fields = line.split(maxsplit=7)
-            if len(fields) == 8 and fields[7] == address and int(fields[3], 16) & _ACCEPTS:
-                yield fields[6]
+            match = re.fullmatch(_UNIX, line)
+            if match and match[3] == address and int(match[1], 16) & _ACCEPTS:
+                yield match[2]
         return
     for table in ("tcp", "tcp6"):
         for line in _lines(net / table):
@@ -46,7 +54,8 @@ def _inodes(net: Path, address: str) -> Iterator[str]:
 
 def _lines(table: Path) -> list[str]:
     try:
-        return table.read_text(errors="replace").splitlines()[1:]
+        # Names may hold all that Python, but not the kernel, takes for the end of a line.
+        return table.read_bytes().decode(errors="replace").split("\n")[1:-1]
     except FileNotFoundError:  # a kernel without IPv6
         return []
 

@@ -3,6 +3,7 @@
 Messages name the field as it stands in the proto, then the rule that it breaks.
 """
 
+import json
 import re
 from collections.abc import Iterator, Mapping
 from types import MappingProxyType
@@ -417,6 +418,11 @@ class Executable(NamedTuple):
     def to_json(self) -> dict[str, Any]:
         value: dict[str, Any] = to_json(self)
         return value
+
+    @property
+    def size(self) -> int:
+        """Bytes that it takes on file."""
+        return len(json.dumps(self.to_json()))
 
     @classmethod
     def from_json(cls, spec: Mapping[str, Any]) -> Self:

@@ -11,11 +11,11 @@ import time
 from collections.abc import Callable, Collection, Iterator
 from typing import Final, Protocol
 
-from initd.errors import AuraedError, InvalidArgument, Unavailable
+from initd.errors import AuraedError, InvalidArgument, ResourceExhausted, Unavailable
 from initd.processes.model import Log, Process, Spawn
 from initd.processes.model import State as ProcessState
 from runtime.cells import wanted as decisions
-from runtime.cells.model import DEFAULT_GRACE, dependency
+from runtime.cells.model import DEFAULT_GRACE, dependency, title
 from runtime.cells.policy import Kind
 from runtime.cells.wanted import State, Wanted, WantedFiles
 from runtime.processes import Processes
@@ -32,6 +32,11 @@ AGAIN: Final = 1.0
 
 # As many at rest are remembered as PID 1 remembers processes.
 KEPT: Final = 1024
+
+# What waits costs nobody but us memory. So many, and so many bytes of them on file, may be not at
+# rest in an outermost cell with all that is in it, and in the system's own.
+MOST: Final = 1000
+MOST_BYTES: Final = 8 * 1024 * 1024
 
 
 class Around(Protocol):
@@ -58,6 +63,7 @@ class _Unit:
         "poll",
         "seen",
         "seen_at",
+        "size",
         "starting",
         "timer",
         "waiters",
@@ -66,6 +72,7 @@ class _Unit:
 
     def __init__(self, wanted: Wanted, *, accepted: bool) -> None:
         self.wanted = wanted
+        self.size = wanted.executable.size
         # Its Start was answered, or will be without an error: failures are met by its policy.
         self.accepted = accepted
         self.not_before = 0.0
@@ -140,6 +147,7 @@ class Supervision:
 
         Refused, nothing of it is left. Cancelled, it is stopped.
         """
+        self._refuse_too_many(wanted)
         self._refuse_cycle(wanted)
         self._files.write(wanted)
         self._forget(wanted.id)
@@ -202,8 +210,11 @@ class Supervision:
         self._resting.pop(id_, None)
         _cancel(unit)
         for name in unit.wanted.executable.policy.after:
-            followers = self._followers.get(dependency(unit.wanted.cell, name), set())
+            before = dependency(unit.wanted.cell, name)
+            followers = self._followers.get(before, set())
             followers.discard(id_)
+            if not followers:
+                self._followers.pop(before, None)
         _wake(unit)
 
     def drop_cell(self, cell: str) -> None:
@@ -398,6 +409,25 @@ class Supervision:
         if self._units.get(unit.wanted.id) is unit:
             self.process_changed(unit.wanted.id)
 
+    def _refuse_too_many(self, wanted: Wanted) -> None:
+        home = _outermost(wanted)
+        sizes = [
+            unit.size
+            for unit in self._units.values()
+            if unit.wanted.rest is None and _outermost(unit.wanted) == home
+        ]
+        size = wanted.executable.size
+        if len(sizes) >= MOST:
+            most = f"{MOST} executables"
+        elif sum(sizes) + size > MOST_BYTES:
+            most = f"{MOST_BYTES} bytes of executables"
+        else:
+            return
+        raise ResourceExhausted(
+            f"{title(wanted.cell, wanted.executable.name)}: an outermost cell takes {most} with a "
+            "policy that have not ended, and has as many; stop some first"
+        )
+
     def _refuse_cycle(self, wanted: Wanted) -> None:
         """Those that are not at rest and wanted itself must not wait for each other."""
         first: tuple[str, ...] = (wanted.executable.name,)
@@ -415,6 +445,10 @@ class Supervision:
                 if following is not None and following.rest is None and id_ not in seen:
                     seen.add(id_)
                     todo.append((following, (*way, name)))
+
+
+def _outermost(wanted: Wanted) -> str:
+    return wanted.cell.partition("/")[0]
 
 
 def _title(wanted: Wanted) -> str:

@@ -45,9 +45,11 @@ def find(connection: socket.socket) -> Peer:
 def cgroup(folder: Path) -> str:
     """The cgroup of the process with this folder in /proc. Raises ProcessLookupError."""
     try:
-        found = re.search(_CGROUP, (folder / "cgroup").read_text())
+        # Who may make cgroups names them with any bytes but / and newline; no cell's are like that.
+        table = (folder / "cgroup").read_bytes().decode(errors="replace")
     except FileNotFoundError as e:
         raise ProcessLookupError(errno.ESRCH, os.strerror(errno.ESRCH), str(folder)) from e
+    found = re.search(_CGROUP, table)
     if found is None or found[1].endswith(" (deleted)"):
         raise ProcessLookupError(errno.ESRCH, os.strerror(errno.ESRCH), str(folder))
     return found[1]
