@@ -61,6 +61,9 @@ def become(state: Path, identity: Mapping[str, bytes], policy: bytes) -> None:
         for name, content in identity.items():
             _write(fresh / name, content)
         _sync(fresh)
+        if _is_claimed(state):
+            # Whose policy is that of who was first.
+            raise OSError(errno.ENOTEMPTY, os.strerror(errno.ENOTEMPTY))
         if policy:
             put(state / "policy.json", policy)
         else:
@@ -78,6 +81,12 @@ def become(state: Path, identity: Mapping[str, bytes], policy: bytes) -> None:
         if e.errno in (errno.ENOTEMPTY, errno.EEXIST):
             raise AlreadyExists("node: is claimed already; call it as who may use its API") from e
         raise
+
+
+def _is_claimed(state: Path) -> bool:
+    with suppress(FileNotFoundError):
+        return any((state / "identity").iterdir())
+    return False
 
 
 def _write(path: Path, content: bytes) -> None:

@@ -1,12 +1,13 @@
 """The node's own key, and what an operator gives it: certificates, bundles, revocation lists."""
 
 import asyncio
+import itertools
 import logging
 import os
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeVar
 
 from initd.errors import FailedPrecondition, InvalidArgument, NotFound
 from initd.values import NamedTuple
@@ -21,6 +22,12 @@ log = logging.getLogger(__name__)
 # Bytes of what is given: a certificate's chain, and a bundle or revocation lists.
 MOST: Final = 256 * 1024
 MOST_LISTS: Final = 4 * 1024 * 1024
+
+# Of files that are being written; each has a name of its own.
+_PARTIAL: Final = ".partial"
+_numbers: Final = itertools.count()
+
+_T = TypeVar("_T")
 
 _NAMES: Final = Names("certificate", "key of the node", "roots")
 
@@ -40,6 +47,15 @@ class Custody:
         self._trust = trust
         self._agent = agent
         self._lock = asyncio.Lock()
+        self._remove_partial()
+
+    def _remove_partial(self) -> None:
+        """What a crash has left; nobody writes yet."""
+        state = self._files.state
+        for pattern in (f".{self._requested.name}.*", f"{state.name}/.*", f"{state.name}/*/.*"):
+            for left in state.parent.glob(f"{pattern}{_PARTIAL}"):
+                with suppress(OSError):
+                    left.unlink()
 
     @property
     def current(self) -> Material:
@@ -53,7 +69,10 @@ class Custody:
     async def request(self, spiffe_id: str, dns_name: str) -> Request:
         self._check_own()
         async with self._lock:
-            return await asyncio.to_thread(self._request, spiffe_id, dns_name)
+            made, cancelled = await _to_the_end(lambda: self._request(spiffe_id, dns_name))
+        if cancelled:
+            raise asyncio.CancelledError
+        return made
 
     async def set_certificate(self, chain: bytes, roots: bytes) -> Material:
         """Either all of it holds afterwards, whatever happens to the node, or nothing."""
@@ -87,12 +106,14 @@ class Custody:
     async def _change(self, change: Callable[[], Material]) -> Material:
         async with self._lock:
             try:
-                changed = await asyncio.to_thread(change)
+                changed, cancelled = await _to_the_end(change)
             except Unusable as e:
                 raise InvalidArgument(str(e)) from e
             if self._trust.update(changed):
                 log.info("%s from %s: takes effect", changed.identity, changed.source)
-            return changed
+        if cancelled:
+            raise asyncio.CancelledError
+        return changed
 
     @property
     def _requested(self) -> Path:
@@ -219,16 +240,33 @@ class Custody:
         return self._files.load()[0]
 
 
+async def _to_the_end(work: Callable[[], _T]) -> tuple[_T, bool]:
+    """Its result, and whether the caller has gone away meanwhile: a thread cannot be stopped, and
+    what it has written is to be taken before the next may write."""
+    future = asyncio.get_running_loop().run_in_executor(None, work)
+    cancelled = False
+    while not future.done():
+        try:
+            await asyncio.wait([future])
+        except asyncio.CancelledError:
+            cancelled = True
+    return future.result(), cancelled
+
+
 def put(path: Path, content: bytes) -> None:
     """Replace a file, or make it: it has the old content or the new, and is on the disk when this
     returns. For us alone."""
-    fresh = path.with_name(f".{path.name}.partial")
+    fresh = path.with_name(f".{path.name}.{os.getpid()}-{next(_numbers)}{_PARTIAL}")
     flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW
-    with os.fdopen(os.open(fresh, flags, 0o600), "wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    fresh.rename(path)
+    try:
+        with os.fdopen(os.open(fresh, flags, 0o600), "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        fresh.rename(path)
+    except OSError:
+        fresh.unlink(missing_ok=True)
+        raise
     sync(path.parent)
 
 

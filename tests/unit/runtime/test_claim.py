@@ -120,6 +120,21 @@ def test_a_second_claim_is_refused(tmp_path: Path, claim: Claim, signer: Pair) -
     assert (tmp_path / "state/identity/node.crt").read_bytes() == offered.certificate_chain
 
 
+def test_a_claim_that_comes_too_late_changes_no_policy(
+    tmp_path: Path, claim: Claim, signer: Pair
+) -> None:
+    state = tmp_path / "state"
+    offered = given(claim, signer)
+    (state / "identity").mkdir()
+    (state / "identity/node.crt").write_bytes(b"another's")
+    for policy in (b'{"rules": []}', b""):
+        (state / "policy.json").write_bytes(b"another's")
+        with pytest.raises(AlreadyExists, match="claimed already"):
+            claim.claim(claim.fingerprint.secret, offered._replace(policy=policy))
+        assert (state / "policy.json").read_bytes() == b"another's"
+    assert not list(state.glob(".identity.*"))
+
+
 def test_keys_outlive_a_start_and_so_does_the_secret_until_the_next_boot(tmp_path: Path) -> None:
     first = Claim(tmp_path / "state", tmp_path / "secret").fingerprint
     assert Claim(tmp_path / "state", tmp_path / "secret").fingerprint == first
