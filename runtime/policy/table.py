@@ -70,6 +70,7 @@ TABLE: Final[Mapping[str, Permission]] = {
 APART: Final[Mapping[str, str]] = {
     "aurae.claim.v0.ClaimService": "of a node that nobody has claimed, to who reads its console",
     "SpiffeWorkloadAPI": "on its own socket; a caller gets the identity of its cell and no other",
+    "spire.api.agent.delegatedidentity.v1.DelegatedIdentity": "not served: a SPIRE agent is called",
 }
 
 

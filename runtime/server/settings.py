@@ -28,6 +28,8 @@ class Settings(NamedTuple):
     initd: Path = Path("/run/aurae/initd.sock")
     spiffe: str = ""
     """Address of a SPIFFE agent that the node has its identity from, `unix:/PATH`."""
+    spiffe_admin: str = ""
+    """Address of a SPIRE agent's admin socket, `unix:/PATH`, that workloads have theirs from."""
     svid_life: float = SVID_LIFE
     """Seconds that an X.509-SVID of a workload is valid."""
     owns_clock: bool = False
@@ -133,6 +135,7 @@ class Settings(NamedTuple):
             credentials=found,
             cgroups=Path(given["aurae.cgroups"]),
             spiffe=given.get("aurae.spiffe", ""),
+            spiffe_admin=given.get("aurae.spiffe-admin", ""),
             sets=(*((found / SET,) if found else ()), Path("/etc/aurae/cells.json")),
         )
 
@@ -144,6 +147,7 @@ class Settings(NamedTuple):
             listen=given.get("aurae.listen", LISTEN),
             log=given.get("aurae.log", "info"),
             spiffe=given.get("aurae.spiffe", ""),
+            spiffe_admin=given.get("aurae.spiffe-admin", ""),
             owns_clock=True,
             svid_life=_svid_life(given.get("aurae.svid-life", "")),
             claimable=True,

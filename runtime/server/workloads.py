@@ -5,10 +5,11 @@ starts when the API answers: until then its callers wait to be accepted.
 """
 
 import asyncio
+import functools
 import importlib
 import logging
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from typing import TYPE_CHECKING, Any, Final
 
@@ -27,8 +28,7 @@ from runtime.server.settings import Settings
 from runtime.trust.trust import Trust
 
 if TYPE_CHECKING:
-    from runtime.workload.identities import Identities
-    from runtime.workload.source import Source
+    from runtime.workload.model import Identities
 
 log = logging.getLogger(__name__)
 
@@ -51,6 +51,8 @@ OPTIONS: Final = (
 
 # Who a process is; None: nobody that is let in.
 Who = Callable[[Peer], Caller | None]
+# Keeps what identities are given from up to date, until cancelled.
+Follow = Callable[[], Coroutine[Any, Any, None]]
 # AuditLog.record
 Record = Callable[..., None]
 
@@ -215,7 +217,7 @@ class WorkloadApi:
         """Serve from `begin` on until cancelled."""
         await begin.wait()
         # In a thread: this takes a while, and calls of the API are not to wait for it.
-        source, identities = await asyncio.to_thread(_load, self._settings, self._trust)
+        follow, identities = await asyncio.to_thread(_load, self._settings, self._trust)
         try:
             server = self._server(identities)
             await server.start()
@@ -227,7 +229,7 @@ class WorkloadApi:
         target = self._settings.workload_internal
         with Relay(self._listener, target, self._workloads, self._find) as self._relay:
             try:
-                await source.follow(identities)
+                await follow()
             finally:
                 identities.close()
                 await server.stop(CUT)
@@ -247,11 +249,19 @@ class WorkloadApi:
         return server
 
 
-def _load(settings: Settings, trust: Trust) -> "tuple[Source, Identities]":
+def _load(settings: Settings, trust: Trust) -> "tuple[Follow, Identities]":
     importlib.import_module("runtime.workload.service")
-    from runtime.workload.identities import Identities
+    if settings.spiffe_admin:
+        # Few nodes have one.
+        from runtime.workload.delegation import Delegation
+
+        delegation = Delegation(settings.spiffe_admin)
+        return delegation.follow, delegation
+    from runtime.workload.identities import NodeIdentities
     from runtime.workload.material import Places
     from runtime.workload.source import Source
 
     places = Places(settings.identity, settings.credentials)
-    return Source(places, settings.token_keys, trust, life=settings.svid_life), Identities()
+    source = Source(places, settings.token_keys, trust, life=settings.svid_life)
+    identities = NodeIdentities()
+    return functools.partial(source.follow, identities), identities

@@ -1,34 +1,36 @@
-"""The identities of cells: what they have now, and when that changes."""
+"""The identities of cells from the node's own authority: what they have now, and when that
+changes."""
 
 import asyncio
 import time
-from collections.abc import Callable
-from contextlib import suppress
-from typing import Final
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Final
 
 from initd.errors import Unavailable
-from runtime.workload.model import Issuer, X509Svid
+from runtime.identity.spiffe import SpiffeId
+from runtime.workload.model import Claims, Keys, Svids, Token, Trust, X509Svid, check_own
 
-# Seconds until what is due by the clock is looked at again: a clock may be set.
-LONGEST: Final = 60.0
+if TYPE_CHECKING:
+    from runtime.workload.issuer import NodeIssuer
+
 # Seconds that a clock may be behind the one that an SVID was issued by.
 BEHIND: Final = 60.0
 
 
-class Identities:
+class NodeIdentities:
     """Keeps the X.509-SVID of each cell that has asked for one, so that who asks over and over
     costs the node no signature each time."""
 
     def __init__(self, now: Callable[[], float] = time.time) -> None:
         self._now = now
-        self._issuer: Issuer | None = None
+        self._issuer: NodeIssuer | None = None
         self._svids: dict[str, X509Svid] = {}
         self._changed = asyncio.Event()
         self._closed = False
         self._signing = asyncio.Lock()
 
     @property
-    def issuer(self) -> Issuer:
+    def issuer(self) -> "NodeIssuer":
         """Raises Unavailable: there is none yet."""
         if self._closed:
             raise Unavailable("the Workload API is stopping; try again when it is back")
@@ -36,12 +38,33 @@ class Identities:
             raise Unavailable("node: has no authority for workloads yet; try again")
         return self._issuer
 
-    def take(self, issuer: Issuer) -> None:
+    def take(self, issuer: "NodeIssuer") -> None:
         """Issue from there from now on. Who listens is told."""
         if self._issuer is None or not issuer.goes_on(self._issuer):
             self._svids.clear()
         self._issuer = issuer
         self._tell()
+
+    async def svids(self, cell: str) -> Svids:
+        svid = await self.x509(cell)
+        return Svids([svid], self.issuer.trust, svid.due)
+
+    async def trust(self, _cell: str) -> Trust:
+        return self.issuer.trust
+
+    async def tokens(
+        self, cell: str, audience: Sequence[str], wanted: SpiffeId | None
+    ) -> Sequence[Token]:
+        own = self.issuer.identity(cell)
+        check_own(wanted, [own])
+        return [Token(own, self.issuer.token(cell, audience))]
+
+    async def keys(self, _cell: str) -> Keys:
+        keys = self.issuer.keys()
+        return Keys({self.issuer.trust.domain: keys.jwks}, keys.due)
+
+    async def verify(self, _cell: str, token: str, audience: str) -> Claims:
+        return self.issuer.verify(token, audience)
 
     async def x509(self, cell: str) -> X509Svid:
         """The cell's SVID, a new one where that is due. Raises Unavailable."""
@@ -71,16 +94,9 @@ class Identities:
         self._closed = True
         self._tell()
 
-    def changed(self) -> asyncio.Event:
-        """Is set at the next change of what all are given."""
+    def changed(self, _cell: str) -> asyncio.Event:
+        # What changes is the node's: all cells hear of it.
         return self._changed
-
-    async def change(self, changed: asyncio.Event, due: float) -> None:
-        """Wait until something may have changed, at the latest at `due` by the clock."""
-        seconds = min(max(due - self._now(), 0), LONGEST)
-        with suppress(TimeoutError):
-            async with asyncio.timeout(seconds):
-                await changed.wait()
 
     def _tell(self) -> None:
         self._changed.set()

@@ -16,9 +16,9 @@ from initd.errors import FailedPrecondition, InvalidArgument, Unavailable
 from runtime.identity import authority, svid
 from runtime.identity.authority import KeyType, Pair
 from runtime.identity.spiffe import SpiffeId
-from runtime.workload.keys import SigningKeys
+from runtime.workload.keys import KeySet, SigningKeys
 from runtime.workload.material import Material
-from runtime.workload.model import LIFE, Claims, Issuer, KeySet, Trust, X509Svid
+from runtime.workload.model import LIFE, Claims, Trust, X509Svid
 
 log = logging.getLogger(__name__)
 
@@ -64,12 +64,14 @@ class NodeIssuer:
         return self._trust
 
     def identity(self, cell: str) -> SpiffeId:
+        """Raises FailedPrecondition: it can have none."""
         try:
             return SpiffeId(self._node.trust_domain, f"{self._node.path}/cell/{cell}")
         except ValueError as e:
             raise FailedPrecondition(f"cell: its name makes no SPIFFE ID ({e}); shorten it") from e
 
     def x509(self, cell: str) -> X509Svid:
+        """A new one. Raises Unavailable or FailedPrecondition."""
         now = self._now()
         try:
             pair = self._issue(cell)
@@ -92,9 +94,11 @@ class NodeIssuer:
         )
 
     def token(self, cell: str, audience: Sequence[str]) -> str:
+        """A new JWT-SVID. Raises FailedPrecondition."""
         return self._keys.sign(self.identity(cell), audience)
 
     def verify(self, token: str, audience: str) -> Claims:
+        """Raises InvalidArgument: the token is no valid one."""
         try:
             return self._keys.verify(token, audience, self._trust.domain)
         except ValueError as e:
@@ -103,11 +107,9 @@ class NodeIssuer:
     def keys(self) -> KeySet:
         return self._keys.public()
 
-    def goes_on(self, before: Issuer) -> bool:
-        return isinstance(before, NodeIssuer) and (before._node, before._authority) == (
-            self._node,
-            self._authority,
-        )
+    def goes_on(self, before: "NodeIssuer") -> bool:
+        """Whether SVIDs of the issuer that was before it are as good as its own."""
+        return (before._node, before._authority) == (self._node, self._authority)
 
     def _issue(self, cell: str) -> Pair:
         return authority.issue(

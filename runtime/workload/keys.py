@@ -10,7 +10,7 @@ from typing import Final
 from initd.values import NamedTuple
 from runtime.identity.spiffe import SpiffeId
 from runtime.workload import tokens
-from runtime.workload.model import Claims, KeySet
+from runtime.workload.model import Claims
 from runtime.workload.tokens import Jwk, SigningKey
 
 log = logging.getLogger(__name__)
@@ -20,6 +20,15 @@ KEY_LIFE: Final = 6 * 3600.0
 TOKEN_LIFE: Final = 300.0
 # Earlier keys that are kept: a runtime that starts over and over makes new ones each time.
 MOST: Final = 16
+
+
+class KeySet(NamedTuple):
+    """What JWT-SVIDs are verified with."""
+
+    jwks: bytes
+    """A JWK Set (RFC 7517)."""
+    due: float
+    """Until when it stays as it is."""
 
 
 class _Retired(NamedTuple):

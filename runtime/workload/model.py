@@ -1,8 +1,10 @@
 """What workloads are given."""
 
+import asyncio
 from collections.abc import Mapping, Sequence
 from typing import Any, Final, Protocol
 
+from initd.errors import PermissionDenied
 from initd.values import NamedTuple
 from runtime.identity.spiffe import SpiffeId
 
@@ -22,6 +24,8 @@ class X509Svid(NamedTuple):
     due: float
     """When another is to take its place: before half of its life is over."""
     expires: float
+    hint: str = ""
+    """What it is for, where a cell has several."""
 
 
 class Trust(NamedTuple):
@@ -39,11 +43,30 @@ class Trust(NamedTuple):
         return {name: roots for name, roots in self.bundles.items() if name != self.domain}
 
 
-class KeySet(NamedTuple):
+class Svids(NamedTuple):
+    """The X.509-SVIDs of a cell."""
+
+    svids: Sequence[X509Svid]
+    """One at least. The first is meant unless a workload knows of others."""
+    trust: Trust
+    """With the bundle of each SVID's trust domain."""
+    due: float
+    """Until when it stays as it is."""
+
+
+class Token(NamedTuple):
+    """A JWT-SVID."""
+
+    id: SpiffeId
+    token: str
+    hint: str = ""
+
+
+class Keys(NamedTuple):
     """What JWT-SVIDs are verified with."""
 
-    jwks: bytes
-    """A JWK Set (RFC 7517)."""
+    bundles: Mapping[str, bytes]
+    """JWK Sets (RFC 7517) by trust domain."""
     due: float
     """Until when it stays as it is."""
 
@@ -55,31 +78,52 @@ class Claims(NamedTuple):
     claims: Mapping[str, Any]
 
 
-class Issuer(Protocol):
-    """A source of identities for cells. Nothing here waits: what has to be asked of somebody else
-    is had beforehand, and until then Unavailable."""
+class Identities(Protocol):
+    """The identities of cells, as the Workload API asks for them.
 
-    @property
-    def trust(self) -> Trust: ...
+    What waits raises Unavailable (there is nothing to give now: try again), PermissionDenied (the
+    cell has no identity) or FailedPrecondition (it can have none).
+    """
 
-    def identity(self, cell: str) -> SpiffeId:
-        """Raises FailedPrecondition: it can have none."""
+    async def svids(self, cell: str, /) -> Svids:
+        """What the cell has now, new where that is due."""
         ...
 
-    def x509(self, cell: str) -> X509Svid:
-        """A new one. Raises Unavailable or FailedPrecondition."""
+    async def trust(self, cell: str, /) -> Trust:
+        """What the cell verifies others with."""
         ...
 
-    def token(self, cell: str, audience: Sequence[str]) -> str:
-        """A new JWT-SVID. Raises Unavailable or FailedPrecondition."""
+    async def tokens(
+        self, cell: str, audience: Sequence[str], wanted: SpiffeId | None, /
+    ) -> Sequence[Token]:
+        """New ones: of each identity of the cell, or of the one that is wanted. PermissionDenied:
+        that is not its own."""
         ...
 
-    def verify(self, token: str, audience: str) -> Claims:
+    async def keys(self, cell: str, /) -> Keys:
+        """What the cell verifies tokens with."""
+        ...
+
+    async def verify(self, cell: str, token: str, audience: str, /) -> Claims:
         """Raises InvalidArgument: the token is no valid one."""
         ...
 
-    def keys(self) -> KeySet: ...
-
-    def goes_on(self, before: "Issuer") -> bool:
-        """Whether SVIDs of the issuer that was before it are as good as its own."""
+    def changed(self, cell: str, /) -> asyncio.Event:
+        """Is set at the next change of what the cell is given."""
         ...
+
+    def drop(self, cell: str, /) -> None:
+        """The cell is gone."""
+        ...
+
+    def close(self) -> None:
+        """Nothing is given out any more, and whoever listens hears so."""
+        ...
+
+
+def check_own(wanted: SpiffeId | None, own: Sequence[SpiffeId]) -> None:
+    """Raises PermissionDenied: it is none of them."""
+    if wanted is not None and wanted not in own:
+        raise PermissionDenied(
+            f"spiffe_id: is not the caller's own, which is {', '.join(map(str, own))}"
+        )

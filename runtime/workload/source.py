@@ -10,11 +10,12 @@ from initd.linux import inotify
 from runtime.observe.wakeups import Wakeups
 from runtime.trust.trust import Trust
 from runtime.workload import material
-from runtime.workload.identities import Identities
+from runtime.workload.identities import NodeIdentities
 from runtime.workload.material import REMEDY, Material, Places
-from runtime.workload.model import LIFE, Issuer
+from runtime.workload.model import LIFE
 
 if TYPE_CHECKING:
+    from runtime.workload.issuer import NodeIssuer
     from runtime.workload.keys import SigningKeys
 
 log = logging.getLogger(__name__)
@@ -40,7 +41,7 @@ class Source:
         self._taken: Material | None = None
         self._said = ""
 
-    async def follow(self, identities: Identities) -> None:
+    async def follow(self, identities: NodeIdentities) -> None:
         """Give what there is to `identities`, and again whenever it changes."""
         self._trust.listen(lambda _: self._changed.set())
         try:
@@ -61,7 +62,7 @@ class Source:
                             await changed.wait()
                             await asyncio.sleep(SETTLED)
 
-    async def look(self, identities: Identities) -> None:
+    async def look(self, identities: NodeIdentities) -> None:
         """Take what there is now, if that is new and usable."""
         known = self._trust.current
         if known is None:
@@ -78,7 +79,7 @@ class Source:
         identities.take(issuer)
         log.info("workloads get identities as %s/cell/…", found.node)
 
-    def _issuer(self, found: Material) -> Issuer:
+    def _issuer(self, found: Material) -> "NodeIssuer":
         # With them comes `cryptography`: a node without an authority does without.
         from runtime.workload.issuer import NodeIssuer
         from runtime.workload.keys import SigningKeys

@@ -73,15 +73,32 @@ def sign(
 def verify(token: str, audience: str, trust_domain: str, keys: Sequence[Jwk], now: float) -> Claims:
     """What a token says that is valid now, for `audience` and in `trust_domain`, whose keys these
     are. Raises ValueError saying what is wrong."""
+    parts = _parts(token)
+    header, claims = (_object(_decode(part)) for part in parts[:2])
+    key = _key(header, keys)
+    _check_signature(key, ".".join(parts[:2]).encode(), _decode(parts[2]))
+    return _checked(claims, audience, trust_domain, now)
+
+
+def claimed(token: str) -> SpiffeId:
+    """Whose a token says it is; nothing of it is verified. Raises ValueError."""
+    return _subject(_object(_decode(_parts(token)[1])))
+
+
+def usable(jwk: object) -> bool:
+    """Whether a key of somebody else is one for ES256, with a name."""
+    if not isinstance(jwk, dict) or (jwk.get("kty"), jwk.get("crv")) != ("EC", "P-256"):
+        return False
+    return all(isinstance(jwk.get(name), str) for name in ("kid", "x", "y"))
+
+
+def _parts(token: str) -> list[str]:
     if len(token) > MAX_TOKEN:
         raise ValueError(f"has {len(token)} characters; at most {MAX_TOKEN}")
     parts = token.split(".")
     if len(parts) != 3:
         raise ValueError("is no JWS in its compact form: three parts with dots between")
-    header, claims = (_object(_decode(part)) for part in parts[:2])
-    key = _key(header, keys)
-    _check_signature(key, ".".join(parts[:2]).encode(), _decode(parts[2]))
-    return _checked(claims, audience, trust_domain, now)
+    return parts
 
 
 def _key(header: Mapping[str, Any], keys: Sequence[Jwk]) -> ec.EllipticCurvePublicKey:
@@ -119,13 +136,17 @@ def _checked(claims: Mapping[str, Any], audience: str, trust_domain: str, now: f
     named = claims.get("aud")
     if audience not in ([named] if isinstance(named, str) else named or ()):
         raise ValueError("is for another audience")
-    subject = claims.get("sub")
-    if not isinstance(subject, str):
-        raise ValueError("has no sub")
-    spiffe_id = SpiffeId.parse(subject)
+    spiffe_id = _subject(claims)
     if spiffe_id.trust_domain != trust_domain or not spiffe_id.path:
         raise ValueError(f"is of {spiffe_id}, which is no workload of {trust_domain}")
     return Claims(id=spiffe_id, claims=claims)
+
+
+def _subject(claims: Mapping[str, Any]) -> SpiffeId:
+    subject = claims.get("sub")
+    if not isinstance(subject, str):
+        raise ValueError("has no sub")
+    return SpiffeId.parse(subject)
 
 
 def _number(value: object) -> float | None:

@@ -32,6 +32,7 @@ def main(folder: Path, listen: str) -> None:
         initd=folder / "initd.sock",
         sets=(folder / "cells.json",),
         spiffe=os.environ.get("TEST_SPIFFE", ""),
+        spiffe_admin=os.environ.get("TEST_SPIFFE_ADMIN", ""),
         disk=folder / "disk",
         claimable=(folder / "claimable").exists(),
     )

@@ -19,7 +19,7 @@ from runtime.identity.authority import Pair
 from runtime.identity.spiffe import SpiffeId
 from runtime.trust.files import Files
 from runtime.trust.trust import Trust
-from runtime.workload.identities import BEHIND, Identities
+from runtime.workload.identities import BEHIND, NodeIdentities
 from runtime.workload.issuer import NodeIssuer
 from runtime.workload.keys import MOST, SigningKeys
 from runtime.workload.material import Material, Places, read
@@ -170,12 +170,12 @@ def test_federated_bundles_and_revocation_lists_are_handed_out_and_bad_ones_left
     assert "revocation list: is left out" in caplog.text
 
 
-def asked(identities: Identities, cell: str) -> X509Svid:
+def asked(identities: NodeIdentities, cell: str) -> X509Svid:
     return asyncio.run(identities.x509(cell))
 
 
 def test_an_svid_is_kept_until_it_is_due_and_made_anew_then(make: Make, clock: Clock) -> None:
-    identities = Identities(now=clock)
+    identities = NodeIdentities(now=clock)
     with pytest.raises(Unavailable, match="no authority"):
         asked(identities, "web")
     identities.take(make(life=100))
@@ -190,7 +190,7 @@ def test_an_svid_is_kept_until_it_is_due_and_made_anew_then(make: Make, clock: C
 
 
 def test_a_cell_made_anew_has_nothing_of_the_one_before(make: Make, clock: Clock) -> None:
-    identities = Identities(now=clock)
+    identities = NodeIdentities(now=clock)
     identities.take(make())
     first = asked(identities, "web")
     identities.drop("web")
@@ -201,7 +201,7 @@ def test_a_cell_made_anew_has_nothing_of_the_one_before(make: Make, clock: Clock
 def test_a_new_authority_makes_new_svids_and_a_new_bundle_keeps_them(
     keys: SigningKeys, clock: Clock
 ) -> None:
-    identities = Identities(now=clock)
+    identities = NodeIdentities(now=clock)
     first = material()
     identities.take(NodeIssuer(first, keys, now=clock))
     kept = asked(identities, "web")
@@ -213,7 +213,7 @@ def test_a_new_authority_makes_new_svids_and_a_new_bundle_keeps_them(
 
 
 def test_many_who_ask_at_once_get_one_svid_a_cell_and_others_have_their_turns(make: Make) -> None:
-    identities = Identities()
+    identities = NodeIdentities()
     identities.take(make())
     turns = 0
 
@@ -248,7 +248,7 @@ def test_files_that_no_library_can_read_are_refused_and_said(
     (credentials / "aurae.node-ca.crt").write_text(ssl.DER_cert_to_PEM_cert(odd))
     (credentials / "aurae.node-ca.key").write_bytes(own.key)
     source = Source(Places(tmp_path / "identity", credentials), tmp_path / "keys", trust)
-    identities = Identities()
+    identities = NodeIdentities()
     asyncio.run(source.look(identities))
     assert "node's authority: cannot be used" in caplog.text
     with pytest.raises(Unavailable):
@@ -369,10 +369,10 @@ def test_files_are_followed_while_they_change(tmp_path: Path) -> None:
     first, second = node_authority(ROOT), node_authority(ROOT)
     source = Source(Places(kept, credentials), tmp_path / "keys", trust)
 
-    async def chain_becomes(identities: Identities, wanted: Pair) -> None:
+    async def chain_becomes(identities: NodeIdentities, wanted: Pair) -> None:
         async with asyncio.timeout(20):
             while True:
-                changed = identities.changed()
+                changed = identities.changed("web")
                 try:
                     if pem((await identities.x509("web")).chain).endswith(wanted.certificate):
                         return
@@ -381,7 +381,7 @@ def test_files_are_followed_while_they_change(tmp_path: Path) -> None:
                 await changed.wait()
 
     async def work() -> None:
-        identities = Identities()
+        identities = NodeIdentities()
         async with asyncio.TaskGroup() as tasks:
             following = tasks.create_task(source.follow(identities))
             await asyncio.sleep(0)
