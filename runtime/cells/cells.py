@@ -99,7 +99,7 @@ class Cells:
         self._cgroups = cgroups
         self._specs = specs
         self._processes = processes
-        self._endings = Endings(processes, cgroups)
+        self._endings = Endings(processes, cgroups, self._limits)
         self._supervision = Supervision(processes, wanted, self)
         self._changes = Changes()
         # What watchers know, while there are any.
@@ -219,6 +219,11 @@ class Cells:
             for file, value in limits.changed(before, after).items():
                 limits.write(self._cgroups, cell.name, file, value)
         self._cells[cell.name] = after
+
+    def _limits(self, name: str) -> Mapping[str, str]:
+        """What the files of a cell's cgroup are to say."""
+        cell = self._cells.get(name)
+        return {} if cell is None else cell.files()
 
     def _make(self, cell: Cell) -> None:
         """The cgroup and its limits, or nothing."""

@@ -18,6 +18,9 @@ CELLS: Final = "aurae"
 # What limits need, and what cells are to be counted by.
 CONTROLLERS: Final = ("cpu", "cpuset", "io", "memory", "pids")
 
+# The limits that slow down.
+THROTTLES: Final = ("cpu.max", "memory.high")
+
 
 def leaf(cell: str, executable: str) -> str:
     """The leaf cgroup of an executable, as a path below the cgroup root."""
@@ -76,8 +79,8 @@ class Cgroups:
         return numbers(path.read_text().strip(), str(path))
 
     def unthrottle(self, cell: str) -> None:
-        """Lift what slows `cell` down: the dying need CPU time, too. Its limits are gone then."""
-        for file in ("cpu.max", "memory.high"):
+        """Lift what slows `cell` down: the dying need CPU time, too. The caller writes it back."""
+        for file in THROTTLES:
             with suppress(FileNotFoundError):
                 path = self._cells / cell / file
                 if path.read_text().partition(" ")[0].strip() != "max":
