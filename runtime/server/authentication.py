@@ -30,14 +30,14 @@ TLS: Final = b"ssl"
 class Identity:
     """Somebody whose certificate was found good."""
 
-    __slots__ = ("_authenticator", "_chain", "_generation", "_until", "id")
+    __slots__ = ("_authenticator", "_generation", "_until", "chain", "id")
 
     def __init__(
         self, authenticator: "Authenticator", chain: bytes, found: SpiffeId, until: float
     ) -> None:
         self.id = found
         self._authenticator = authenticator
-        self._chain = chain
+        self.chain = chain
         self._until = until
         self._generation = authenticator.trust.generation
 
@@ -46,7 +46,7 @@ class Identity:
         revoked, or its root is not believed any more. Costs next to nothing."""
         authenticator = self._authenticator
         if self._generation != authenticator.trust.generation or authenticator.now() > self._until:
-            fresh = authenticator.verified(self._chain, str(self.id))
+            fresh = authenticator.verified(self.chain, str(self.id))
             self._generation, self._until = fresh._generation, fresh._until
 
 
