@@ -41,7 +41,7 @@ _TAIL: Final = len(',"hash":""}') + len(GENESIS)
 
 
 @cache
-def _sha256() -> Callable[[bytes], Any]:
+def sha256() -> Callable[[bytes], Any]:
     """The interpreter's own: hashlib would load all of OpenSSL for it."""
     try:
         from _sha2 import sha256  # type: ignore[import-not-found, unused-ignore] # from 3.12 on
@@ -58,7 +58,7 @@ def body(fields: dict[str, Any]) -> str:
 
 def seal(previous: str, text: str) -> str:
     """The hash of the event that follows the one with the hash `previous`."""
-    digest: str = _sha256()(f"{previous}{text}".encode("ascii")).hexdigest()
+    digest: str = sha256()(f"{previous}{text}".encode("ascii")).hexdigest()
     return digest
 
 

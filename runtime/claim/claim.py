@@ -36,14 +36,15 @@ class Claim:
     """Once made, it may be asked from several threads.
 
     Keys outlive a boot where `state` does. The secret is made once a boot: `secret` is a file that
-    does not outlive it. `check_policy` raises ValueError for one that cannot be used.
+    does not outlive it. `check_policy` raises ValueError for one that cannot be used in
+    the node's trust domain.
     """
 
     def __init__(
         self,
         state: Path,
         secret: Path,
-        check_policy: Callable[[bytes], None] | None = None,
+        check_policy: Callable[[bytes, str], None] | None = None,
     ) -> None:
         """Raises OSError."""
         self._state = state
@@ -140,7 +141,7 @@ class Claim:
                 self._check_authority(given, own, now)
         if given.policy:
             with _naming("policy"):
-                self._check_policy(given.policy)
+                self._check_policy(given.policy, own.id.trust_domain)
         return own.id, given.policy
 
     def _check_authority(self, given: Given, own: Svid, now: datetime) -> None:
@@ -187,7 +188,7 @@ def _time(chain: bytes) -> datetime:
     return max(now, begins)
 
 
-def _check_json(policy: bytes) -> None:
+def _check_json(policy: bytes, _trust_domain: str) -> None:
     """Raises ValueError."""
     try:
         document = json.loads(policy)

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping
 from types import MappingProxyType
 from typing import Final, Self
 
-from initd.errors import InvalidArgument
+from initd.errors import FailedPrecondition, InvalidArgument
 from initd.values import NamedTuple
 from runtime.cells.model import Cell, cell_name
 from runtime.cells.security import Profile, Security
@@ -175,6 +175,11 @@ class Policy(NamedTuple):
     def matching(self, identity: SpiffeId) -> Iterator[Rule]:
         return (rule for rule in self.rules if rule.pattern.matches(identity))
 
+    def has_admin(self, trust_domain: str) -> bool:
+        """Whether a rule makes anybody of the trust domain admin."""
+        admins = (rule for rule in self.rules if rule.role is Role.ADMIN)
+        return any(rule.pattern.trust_domain == trust_domain for rule in admins)
+
     def tenant(self, name: str) -> Tenant:
         return self.tenants.get(name) or Tenant.default(name)
 
@@ -212,6 +217,15 @@ def default(trust_domain: str | None) -> Policy:
             Rule("tenants", Pattern(trust_domain, (TENANT, ONE, REST)), Role.TENANT),
         )
     )
+
+
+def refuse_lockout(policy: Policy, trust_domain: str) -> None:
+    """Raises FailedPrecondition where nobody of the node's own trust domain would be admin."""
+    if not policy.has_admin(trust_domain):
+        raise FailedPrecondition(
+            f"policy: no rule makes anybody of {trust_domain} admin, so the node's own people "
+            "would be locked out; add one"
+        )
 
 
 def _tenant_name(name: str, where: str) -> None:

@@ -13,7 +13,7 @@ from initd.values import NamedTuple
 from runtime.identity.spiffe import SpiffeId
 from runtime.policy import model
 from runtime.policy.model import Decision, Policy
-from runtime.policy.table import TABLE, Permission, Role, needed
+from runtime.policy.table import TABLE, Permission, needed
 from runtime.waiting import to_the_end
 
 log = logging.getLogger(__name__)
@@ -123,12 +123,8 @@ class Policies:
     def _refuse_lockout(self, policy: Policy, by: SpiffeId | None) -> None:
         """Whoever changes the policy can change it back, and so can somebody of our own."""
         own = self._trust_domain()
-        admins = [rule for rule in policy.rules if rule.role is Role.ADMIN]
-        if own is not None and not any(rule.pattern.trust_domain == own for rule in admins):
-            raise FailedPrecondition(
-                f"policy: no rule makes anybody of {own} admin, so the node's own people would be "
-                "locked out; add one"
-            )
+        if own is not None:
+            model.refuse_lockout(policy, own)
         if by is not None and not policy.decide(by, Permission.POLICY_WRITE).allowed:
             raise FailedPrecondition(
                 f"policy: {by} could not change it again; keep a rule that makes you admin, or let "

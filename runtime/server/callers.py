@@ -10,7 +10,7 @@ from initd.values import NamedTuple
 from runtime.cells.cells import Cells
 from runtime.identity.spiffe import SpiffeId
 from runtime.scope import NODE, Scope
-from runtime.server.authentication import TLS, Authenticator, Identity
+from runtime.server.authentication import MOST_BYTES, TLS, Authenticator, Identity, presented
 from runtime.server.peers import Peer
 
 # Connections whose callers are known again at once.
@@ -68,8 +68,8 @@ class called_by:  # noqa: N801 (reads as a verb in `with`)
 class Kept(NamedTuple):
     """Who was at the other end of a connection, and what TLS said of it."""
 
-    leaf: object
-    chain: object
+    chain: bytes
+    """That of its identity: the very same bytes, once only."""
     caller: Caller
 
 
@@ -81,6 +81,8 @@ class Callers:
         self._cells = cells
         self._local: dict[str, Caller] = {}
         self._kept: dict[str, Kept] = {}
+        self._bytes = 0
+        """Of their chains, since none were kept."""
 
     def caller(self, peer: Peer) -> Caller | None:
         """Who that process is. None: it is where the cells are, and in none that is allocated.
@@ -112,11 +114,7 @@ class Callers:
         """Whose call it is where the same certificate came from there before. That alone is not
         enough: another may have the address by now. Raises Unauthenticated."""
         kept = self._kept.get(peer)
-        if (
-            kept is None
-            or kept.leaf != authentication.get("x509_pem_cert")
-            or kept.chain != authentication.get("x509_pem_cert_chain")
-        ):
+        if kept is None or kept.chain != presented(authentication)[1]:
             return None
         kept.caller.check()
         return kept.caller
@@ -131,10 +129,11 @@ class Callers:
             identity = await self._authenticator.authenticate(peer, authentication)
             who = str(identity.id)
             caller = Caller(scope=NODE, tenant=who, who=who, identity=identity)
-            leaf, chain = map(authentication.get, ("x509_pem_cert", "x509_pem_cert_chain"))
-            if len(self._kept) >= MOST:
+            if len(self._kept) >= MOST or self._bytes > MOST_BYTES:
                 self._kept.clear()
-            self._kept[peer] = Kept(leaf, chain, caller)
+                self._bytes = 0
+            self._bytes += len(identity.chain)
+            self._kept[peer] = Kept(identity.chain, caller)
             return caller
         local = self._local.get(peer)
         if local is None:

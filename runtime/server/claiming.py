@@ -14,12 +14,13 @@ import grpc
 from aurae.claim.v0 import claim_pb2_grpc
 from grpc import aio
 
-from initd.errors import InvalidArgument
+from initd.errors import FailedPrecondition, InvalidArgument
 from runtime.claim import qr
 from runtime.claim.claim import MOST, Claim
 from runtime.claim.service import ClaimService
 from runtime.identity.fingerprint import Fingerprint
 from runtime.policy import document
+from runtime.policy.model import refuse_lockout
 from runtime.server import errors
 from runtime.server.settings import Settings
 
@@ -99,11 +100,11 @@ async def offer(settings: Settings) -> None:
         await server.stop(LEAVE)
 
 
-def _check_policy(policy: bytes) -> None:
+def _check_policy(policy: bytes, trust_domain: str) -> None:
     """Raises ValueError."""
     try:
-        document.from_json(policy.decode())
-    except InvalidArgument as e:
+        refuse_lockout(document.from_json(policy.decode()), trust_domain)
+    except (InvalidArgument, FailedPrecondition) as e:
         raise ValueError(str(e)) from e
 
 

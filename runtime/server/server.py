@@ -27,6 +27,7 @@ from runtime.observe.streams import Streams
 from runtime.observe.wakeups import Wakeups
 from runtime.policy.gate import Gate
 from runtime.policy.policies import Policies
+from runtime.policy.policies import Source as PolicySource
 from runtime.processes import Processes
 from runtime.server import boot, peers
 from runtime.server.authentication import Authenticator
@@ -110,7 +111,12 @@ async def serving(
     def custody() -> "Custody":
         from runtime.trust.custody import Custody
 
-        return Custody(files, trust, settings.spiffe)
+        def has_admin(trust_domain: str) -> bool:
+            # The default goes by the node's trust domain, whichever that is.
+            held = policies.held
+            return held.source is PolicySource.DEFAULT or held.policy.has_admin(trust_domain)
+
+        return Custody(files, trust, settings.spiffe, has_admin)
 
     def go_down(how: How) -> None:
         border.go_down(how)

@@ -4,7 +4,7 @@ import asyncio
 import itertools
 import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Final, TypeVar
@@ -40,12 +40,20 @@ class Request(NamedTuple):
 
 class Custody:
     """Changes the files of the state folder; `trust` follows at once. `agent` names the SPIFFE
-    agent where the identity is that one's to give."""
+    agent where the identity is that one's to give; `has_admin` tells whether the policy makes
+    anybody of a trust domain admin."""
 
-    def __init__(self, files: Files, trust: Trust, agent: str = "") -> None:
+    def __init__(
+        self,
+        files: Files,
+        trust: Trust,
+        agent: str = "",
+        has_admin: Callable[[str], bool] = lambda _: True,
+    ) -> None:
         self._files = files
         self._trust = trust
         self._agent = agent
+        self._has_admin = has_admin
         self._lock = asyncio.Lock()
         self._remove_partial()
 
@@ -77,11 +85,20 @@ class Custody:
     async def set_certificate(self, chain: bytes, roots: bytes) -> Material:
         """Either all of it holds afterwards, whatever happens to the node, or nothing."""
         self._check_own()
+        _bound("certificate", chain, MOST)
+        self._check_admin(chain)
         return await self._change(lambda: self._set_certificate(chain, roots))
 
     async def set_trust(
-        self, trust_domain: str, roots: bytes, crls: bytes | None, *, remove: bool
+        self,
+        trust_domain: str,
+        roots: bytes,
+        crls: bytes | None,
+        *,
+        remove: bool,
+        caller: bytes = b"",
     ) -> Material:
+        """`caller` is the chain of who asks: it is to be good afterwards. Root has none."""
         self._check_own()
         own = self.current.identity.trust_domain
         name = trust_domain or own
@@ -95,7 +112,7 @@ class Custody:
             )
         if not remove and not roots and crls is None:
             raise InvalidArgument("roots: give them, or revocation lists, or remove")
-        return await self._change(lambda: self._set_trust(name, roots, crls, remove=remove))
+        return await self._change(lambda: self._set_trust(name, roots, crls, caller, remove=remove))
 
     def _check_own(self) -> None:
         if self._agent:
@@ -153,7 +170,6 @@ class Custody:
     def _set_certificate(self, chain: bytes, roots: bytes) -> Material:
         from runtime.trust import usable
 
-        _bound("certificate", chain, MOST)
         _bound("roots", roots, MOST)
         identity = materials.identity(chain, "certificate")
         current = self._trust.current
@@ -189,6 +205,17 @@ class Custody:
             self._requested.unlink(missing_ok=True)
         return self._loaded()
 
+    def _check_admin(self, chain: bytes) -> None:
+        try:
+            trust_domain = materials.identity(chain, "certificate").trust_domain
+        except Unusable as e:
+            raise InvalidArgument(str(e)) from e
+        if trust_domain != self._trust.domain() and not self._has_admin(trust_domain):
+            raise FailedPrecondition(
+                f"certificate: is of {trust_domain}, and the node's policy makes nobody of it "
+                "admin, so its people would be locked out; add a rule for them first, by SetPolicy"
+            )
+
     def _key_of(self, chain: bytes) -> tuple[bytes, bool]:
         """The key of the certificate, and whether it is one that was requested for."""
         from runtime.identity import svid
@@ -208,7 +235,7 @@ class Custody:
         )
 
     def _set_trust(
-        self, trust_domain: str, roots: bytes, crls: bytes | None, *, remove: bool
+        self, trust_domain: str, roots: bytes, crls: bytes | None, caller: bytes, *, remove: bool
     ) -> Material:
         from runtime.trust import usable
 
@@ -225,6 +252,8 @@ class Custody:
             usable.parse_crls(crls)
         if trust_domain == current.identity.trust_domain:
             usable.verify(current._replace(bundles=bundles, names=_NAMES))
+        if caller:
+            _check_caller(caller, bundles, current.crls if crls is None else crls)
         own = trust_domain == current.identity.trust_domain
         state = self._files.state
         file = state / "ca.crt" if own else state / "federated" / f"{trust_domain}.crt"
@@ -268,6 +297,24 @@ def put(path: Path, content: bytes) -> None:
         fresh.unlink(missing_ok=True)
         raise
     sync(path.parent)
+
+
+def _check_caller(chain: bytes, bundles: Mapping[str, bytes], crls: bytes) -> None:
+    """Raises FailedPrecondition where whoever has the chain would be refused from then on."""
+    from runtime.identity import svid
+    from runtime.trust import usable
+
+    own = svid.parse(chain).id
+    try:
+        if own.trust_domain not in bundles:
+            raise ValueError(f"{own.trust_domain} would be unknown")
+        svid.verify(chain, bundles[own.trust_domain], crls=usable.parse_crls(crls))
+    except ValueError as e:
+        raise FailedPrecondition(
+            f"trust: {own} calls, and would be refused from then on ({e}); call with an SVID that "
+            "is good afterwards too, keep the old roots for a while, or let root do it on the "
+            "node's socket"
+        ) from e
 
 
 def _other(path: Path, content: bytes, *, absent: bool) -> bool:

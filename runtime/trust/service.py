@@ -8,6 +8,7 @@ from aurae.identity.v0 import identity_pb2, identity_pb2_grpc
 from google.protobuf.timestamp_pb2 import Timestamp
 from grpc import aio
 
+from runtime.server.callers import calling
 from runtime.trust.custody import Custody
 from runtime.trust.material import Material
 
@@ -45,8 +46,13 @@ class IdentityService(identity_pb2_grpc.IdentityServiceServicer):
         self, request: identity_pb2.SetTrustRequest, context: "aio.ServicerContext[Any, Any]"
     ) -> identity_pb2.SetTrustResponse:
         lists = request.revocation_lists.encode() if request.HasField("revocation_lists") else None
+        caller = calling().identity
         now = await self._custody.set_trust(
-            request.trust_domain, request.roots.encode(), lists, remove=request.remove
+            request.trust_domain,
+            request.roots.encode(),
+            lists,
+            remove=request.remove,
+            caller=b"" if caller is None else caller.chain,
         )
         return identity_pb2.SetTrustResponse(
             trust_domains=list(now.bundles), revoked=await asyncio.to_thread(_revoked, now)

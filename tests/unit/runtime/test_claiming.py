@@ -28,6 +28,7 @@ from runtime.identity.authority import Pair
 from runtime.identity.fingerprint import Fingerprint
 from runtime.identity.spiffe import SpiffeId
 from runtime.identity.store import PairFiles
+from runtime.server import claiming as server
 from tests.unit.runtime import node as nodes
 from tests.unit.runtime.certificates import DAY, TRUST_DOMAIN, issue, make_authority, write
 from tests.unit.runtime.node import DEADLINE
@@ -329,3 +330,9 @@ def test_a_host_alone_is_meant_at_the_usual_port(text: str, address: str) -> Non
 def test_what_is_no_address_is_told(text: str) -> None:
     with pytest.raises(ValueError, match=r"\S"):
         claiming.parse_address(text)
+
+
+def test_a_policy_that_makes_nobody_of_the_nodes_trust_domain_admin_is_no_policy_of_it() -> None:
+    server._check_policy(POLICY, TRUST_DOMAIN)
+    with pytest.raises(ValueError, match=r"makes anybody of other\.org admin"):
+        server._check_policy(POLICY, "other.org")

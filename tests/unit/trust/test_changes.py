@@ -6,12 +6,13 @@ from pathlib import Path
 
 import pytest
 
+from initd.errors import FailedPrecondition
 from runtime.identity.authority import Pair
 from runtime.trust import custody as custodies
 from runtime.trust.custody import Custody
 from runtime.trust.files import Files
 from runtime.trust.trust import Trust
-from tests.unit.runtime.certificates import make_authority, node_svid, write
+from tests.unit.runtime.certificates import issue, make_authority, node_svid, revoke, sign, write
 from tests.unit.runtime.node import DEADLINE
 
 
@@ -80,3 +81,47 @@ def test_what_a_crash_has_left_is_removed(files: Files) -> None:
     (files.state / ".node.crt.1-0.partial").touch()
     Custody(files, Trust())
     assert [*files.state.iterdir()] == []
+
+
+def test_a_certificate_of_a_trust_domain_without_an_admin_is_refused(files: Files) -> None:
+    other = make_authority("other.org")
+    admins = {"example.org"}
+    trust = Trust(files.load()[0])
+    custody = Custody(files, trust, "", admins.__contains__)
+
+    async def give() -> str:
+        asked = await custody.request("spiffe://other.org/node/one", "")
+        given = await custody.set_certificate(sign(other, asked.pem), other.certificate)
+        return given.identity.trust_domain
+
+    with pytest.raises(FailedPrecondition, match=r"is of other\.org, and the node's policy makes"):
+        asyncio.run(give())
+    assert trust.domain() == "example.org"
+    admins.add("other.org")
+    assert asyncio.run(give()) == "other.org"
+
+
+def test_trust_by_which_the_caller_would_be_refused_is_refused(files: Files, signer: Pair) -> None:
+    trust = Trust(files.load()[0])
+    custody = Custody(files, trust)
+    other = make_authority("other.org")
+    ann = issue(signer, "spiffe://example.org/person/ann")
+    eve = issue(other, "spiffe://other.org/person/eve")
+
+    def change(caller: Pair | None, **asked: object) -> None:
+        given = {"trust_domain": "", "roots": b"", "crls": None, "remove": False} | asked
+        chain = b"" if caller is None else caller.certificate
+        asyncio.run(custody.set_trust(**given, caller=chain))  # type: ignore[arg-type]
+
+    change(ann, trust_domain="other.org", roots=other.certificate)
+    for caller, asked in (
+        (eve, {"trust_domain": "other.org", "remove": True}),
+        (eve, {"trust_domain": "other.org", "roots": make_authority("other.org").certificate}),
+        (ann, {"crls": revoke(signer, ann)}),
+    ):
+        before = trust.current
+        with pytest.raises(FailedPrecondition, match="calls, and would be refused from then on"):
+            change(caller, **asked)
+        assert trust.current == before == files.load()[0]
+    change(eve, crls=revoke(signer, ann))
+    change(None, trust_domain="other.org", remove=True)
