@@ -21,7 +21,7 @@ from runtime.server.settings import Settings
 from runtime.workload import delegation
 from runtime.workload.delegation import Delegation
 from tests.unit.runtime import node as nodes
-from tests.unit.runtime.certificates import forge, make_authority
+from tests.unit.runtime.certificates import forge, make_authority, node_svid
 from tests.unit.runtime.node import DEADLINE, Node
 from tests.unit.runtime.test_workload_api import (
     HEADER,
@@ -32,6 +32,7 @@ from tests.unit.runtime.test_workload_api import (
     says,
     workload,
 )
+from tests.unit.trust import test_agent as workload_api
 from tests.unit.trust.nodes import wait_until
 from tests.unit.workload.spire import OTHER, Spire, serving, with_key
 
@@ -288,3 +289,19 @@ def test_the_admin_socket_is_a_setting(options: Any) -> None:
     said = "aurae.cgroups=/sys/fs/cgroup aurae.spiffe-admin=unix:/run/spire/admin.sock"
     assert options(said).spiffe_admin == "unix:/run/spire/admin.sock"
     assert options("aurae.cgroups=/x").spiffe_admin == ""
+
+
+def test_node_and_workloads_have_their_identities_from_the_two_sockets_of_one_agent(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    agent = Spire({WEB: {SHOP: ""}})
+    own = workload_api.svid(node_svid(agent.root), agent.root.certificate)
+    monkeypatch.setenv("TEST_SPIFFE", f"unix:{tmp_path}/agent.sock")
+    with (
+        workload_api.serving(workload_api.agent_giving(own), tmp_path / "agent.sock"),
+        serving(agent, tmp_path / "admin.sock"),
+        node(tmp_path, monkeypatch) as there,
+        workload(tmp_path, "acme/web") as web,
+    ):
+        wait_until(lambda: f"as {workload_api.NODE}" in there.log, "the node's identity")
+        assert web.svid().spiffe_id == SHOP
