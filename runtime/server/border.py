@@ -359,7 +359,11 @@ class Border(aio.ServerInterceptor):
             async with self._admitted(method, context, request) as check, bound:
                 if limit is None:
                     self._unlimited.add(bound)
-                yield check
+                try:
+                    yield check
+                finally:
+                    # Before it ends: one that has cannot be given another time.
+                    self._unlimited.discard(bound)
         except aio.AbortError:
             raise
         except Exception as e:
@@ -369,7 +373,6 @@ class Border(aio.ServerInterceptor):
                 code, message = errors.status(e)
             await context.abort(code, message[:MAX_MESSAGE])
         finally:
-            self._unlimited.discard(bound)
             self._calls -= 1
             if not self._calls:
                 self._idle.set()
