@@ -250,3 +250,19 @@ def test_aer_requests_sets_and_shows_by_tls_on_the_unix_socket(node: Known, tmp_
     shown = json.loads(aer("node", "identity", "show", "--output", "json"))
     assert shown["certificate"] == (tmp_path / "new.crt").read_text()
     assert f"identity    {NODE}" in aer("node", "identity", "show")
+
+
+def test_nobody_locks_itself_out_by_tls_but_root_may_and_the_default_policy_follows(
+    node: Known, operator: Operator
+) -> None:
+    person = node.person
+    crl = revoke(node.signer, person).decode()
+    with node.channel(person) as channel:
+        code, message = refused(Operator(channel).trust, revocation_lists=crl)
+        assert code is StatusCode.FAILED_PRECONDITION
+        assert "would be refused from then on" in message
+    assert operator.trust(revocation_lists=crl).revoked == 1
+    other = make_authority("other.org")
+    asked = operator.request(spiffe_id="spiffe://other.org/node/one").signing_request
+    given = operator.give(sign(other, asked.encode()), other.certificate)
+    assert given.spiffe_id == "spiffe://other.org/node/one"
