@@ -12,8 +12,7 @@ _STANDARD: Final = (
 )
 _PROTOBUF: Final = (
     *("google.protobuf.descriptor", "google.protobuf.descriptor_pool", "google.protobuf.message"),
-    *("google.protobuf.internal.builder", "google.protobuf.duration_pb2"),
-    "google.protobuf.timestamp_pb2",
+    "google.protobuf.internal.builder",
 )
 
 

@@ -17,7 +17,8 @@ from typing import Final
 from initd.errors import Unavailable
 from initd.values import NamedTuple
 from runtime.audit import chain
-from runtime.audit.model import MOST, Decided, Event, Head, Kind
+from runtime.audit.decided import Decided
+from runtime.audit.model import MOST, Event, Head, Kind
 from runtime.audit.reader import Batch, Cursor
 from runtime.audit.segments import Segments
 

@@ -26,18 +26,6 @@ class Kind(Enum):
     """The log was not as it had been written; the chain begins anew."""
 
 
-class Decided(NamedTuple):
-    """What an event of a decision says."""
-
-    who: str
-    method: str
-    object: str
-    allowed: bool
-    rule: str
-    reason: str
-    peer: str
-
-
 class Event(NamedTuple):
     """A line of the log. `time`: nanoseconds since the epoch; `boot`: the kernel's ID of it."""
 

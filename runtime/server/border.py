@@ -20,7 +20,7 @@ from initd.errors import (
 )
 from initd.processes.model import How
 from runtime import scope
-from runtime.audit.model import Decided
+from runtime.audit.decided import Decided
 from runtime.policy import table
 from runtime.policy.gate import Asking, Gate, scope_of
 from runtime.policy.model import Decision

@@ -5,7 +5,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from runtime.audit.model import Decided
+from runtime.audit.decided import Decided
 
 if TYPE_CHECKING:
     from runtime.audit.log import AuditLog

@@ -29,7 +29,7 @@ from runtime.policy.gate import Gate
 from runtime.policy.policies import Policies
 from runtime.policy.policies import Source as PolicySource
 from runtime.processes import Processes
-from runtime.server import boot, peers
+from runtime.server import peers
 from runtime.server.authentication import Authenticator
 from runtime.server.border import Border
 from runtime.server.callers import Callers
@@ -287,7 +287,10 @@ async def _keep(audit: Recorder, ready: asyncio.Event) -> None:
 
 async def _apply(cells: Cells, connected: asyncio.Event, settings: Settings) -> None:
     await connected.wait()
-    await boot.apply(cells, settings.sets, settings.applied)
+    if any(map(os.path.exists, settings.sets)):
+        from runtime.server import boot
+
+        await boot.apply(cells, settings.sets, settings.applied)
 
 
 async def _settle(cells: Cells, connected: asyncio.Event) -> None:
