@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Final
 
-from aer import identity, output, parse
+from aer import identity, output, parse, pki
 from aer.command import Argument, Call, Command
 from aer.errors import AerError, UsageError
 
@@ -237,26 +237,8 @@ COMMANDS: Final = (
                 parse=_segment,
                 required=True,
             ),
-            Argument(
-                name="--dns",
-                help="its DNS name, which clients check; default: NAME.node.TRUST-DOMAIN",
-                metavar="NAME",
-            ),
-            Argument(
-                name="--dir",
-                help="where the trust domain's files are",
-                parse=parse.path,
-                default="~/.aurae/pki",
-                complete="directory",
-            ),
-            Argument(
-                name="--passphrase-file",
-                help="first line: the passphrase of DIR/ca.key; default: "
-                "AURAE_PKI_PASSPHRASE_FILE in the environment, else it is asked for",
-                metavar="FILE",
-                parse=parse.path,
-                complete="file",
-            ),
+            pki.DNS,
+            *pki.SIGNER,
             Argument(
                 name="--validity",
                 help="how long its certificates are valid; never longer than their authority",

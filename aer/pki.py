@@ -119,7 +119,7 @@ _PASSPHRASE: Final = Argument(
     parse=parse.path,
     complete="file",
 )
-_SIGNER: Final = (_DIR, _PASSPHRASE)
+SIGNER: Final = (_DIR, _PASSPHRASE)
 _TO: Final = Argument(
     name="--to",
     help="a new file to write; default: stdout",
@@ -127,7 +127,7 @@ _TO: Final = Argument(
     parse=parse.path,
     complete="file",
 )
-_DNS: Final = Argument(
+DNS: Final = Argument(
     name="--dns",
     help="its DNS name, which clients check; default: NAME.node.TRUST-DOMAIN",
     metavar="NAME",
@@ -183,7 +183,7 @@ COMMANDS: Final = (
                 help="put DIR/ca.key under a passphrase; so does --passphrase-file",
                 switch=True,
             ),
-            *_SIGNER,
+            *SIGNER,
             _KEY_TYPE,
             _validity(AUTHORITY_DAYS),
         ),
@@ -195,8 +195,8 @@ COMMANDS: Final = (
         run=_later("aer.issuing", "issue_node"),
         arguments=(
             _NAME,
-            _DNS,
-            *_SIGNER,
+            DNS,
+            *SIGNER,
             _KEY_TYPE,
             _validity(SVID_DAYS),
         ),
@@ -207,7 +207,7 @@ COMMANDS: Final = (
         text="Makes DIR/person/NAME.crt and DIR/person/NAME.key for "
         "spiffe://TRUST-DOMAIN/person/NAME.",
         run=_later("aer.issuing", "issue_person"),
-        arguments=(_NAME, *_SIGNER, _KEY_TYPE, _validity(SVID_DAYS)),
+        arguments=(_NAME, *SIGNER, _KEY_TYPE, _validity(SVID_DAYS)),
     ),
     Command(
         words=("pki", "issue", "tenant"),
@@ -222,7 +222,7 @@ COMMANDS: Final = (
                 metavar="TENANT/NAME",
                 parse=parse_tenant,
             ),
-            *_SIGNER,
+            *SIGNER,
             _KEY_TYPE,
             _validity(SVID_DAYS),
         ),
@@ -233,7 +233,7 @@ COMMANDS: Final = (
         text="Makes DIR/node/NAME.ca.crt and DIR/node/NAME.ca.key, below the trust domain's own "
         "authority. It can sign for spiffe://TRUST-DOMAIN/node/NAME/… only, and no DNS name.",
         run=_later("aer.issuing", "issue_node_ca"),
-        arguments=(_NAME, *_SIGNER, _KEY_TYPE, _validity(NODE_AUTHORITY_DAYS)),
+        arguments=(_NAME, *SIGNER, _KEY_TYPE, _validity(NODE_AUTHORITY_DAYS)),
     ),
     Command(
         words=("pki", "config"),
@@ -273,9 +273,9 @@ COMMANDS: Final = (
                 metavar="NAME",
                 parse=parse_segment,
             ),
-            _DNS,
+            DNS,
             _TO,
-            *_SIGNER,
+            *SIGNER,
             _validity(SVID_DAYS),
         ),
     ),
@@ -292,7 +292,7 @@ COMMANDS: Final = (
                 help="make a new key as well; the old one is lost",
                 switch=True,
             ),
-            *_SIGNER,
+            *SIGNER,
             Argument(
                 name="--validity",
                 help="how long it is valid; default: as long as the old one was made for",
@@ -329,7 +329,7 @@ COMMANDS: Final = (
                 metavar="REASON",
                 default=str(Reason.UNSPECIFIED),
             ),
-            *_SIGNER,
+            *SIGNER,
             Argument(
                 name="--validity",
                 help="when the next list is due",
