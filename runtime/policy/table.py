@@ -16,6 +16,7 @@ class Permission(StrEnum):
     LOGS_READ = "logs.read"
     NODE_OBSERVE = "node.observe"
     NODE_CONTROL = "node.control"
+    NODE_UPGRADE = "node.upgrade"
     AUDIT_READ = "audit.read"
     IDENTITY_READ = "identity.read"
     IDENTITY_WRITE = "identity.write"
@@ -56,6 +57,10 @@ TABLE: Final[Mapping[str, Permission]] = {
     "/aurae.identity.v0.IdentityService/SetTrust": Permission.IDENTITY_WRITE,
     "/aurae.node.v0.NodeService/ReloadDaemon": Permission.NODE_CONTROL,
     "/aurae.node.v0.NodeService/Shutdown": Permission.NODE_CONTROL,
+    "/aurae.node.v0.UpgradeService/CancelUpgrade": Permission.NODE_UPGRADE,
+    "/aurae.node.v0.UpgradeService/GetUpgradeStatus": Permission.NODE_OBSERVE,
+    "/aurae.node.v0.UpgradeService/Rollback": Permission.NODE_UPGRADE,
+    "/aurae.node.v0.UpgradeService/Upgrade": Permission.NODE_UPGRADE,
     "/aurae.observe.v0.ObserveService/GetAuraeDaemonLogStream": Permission.NODE_OBSERVE,
     "/aurae.observe.v0.ObserveService/GetPosixSignalsStream": Permission.NODE_OBSERVE,
     "/aurae.observe.v0.ObserveService/GetSubProcessStream": Permission.LOGS_READ,

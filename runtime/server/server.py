@@ -149,6 +149,7 @@ async def serving(
             streams=Streams(settings.logs, processes, wakeups),
             health=Health(),
             audit=audit,
+            settings=settings,
             custody=custody,
         )
         make = _maker(border, parts)

@@ -17,6 +17,7 @@ from runtime.policy.gate import Gate
 from runtime.processes import Processes
 from runtime.server.health import Health
 from runtime.server.recorder import Recorder
+from runtime.server.settings import Settings
 
 if TYPE_CHECKING:
     from runtime.trust.custody import Custody
@@ -33,6 +34,7 @@ class Parts(NamedTuple):
     streams: Streams
     health: Health
     audit: Recorder
+    settings: Settings
     custody: "Callable[[], Custody]"
 
 
@@ -99,6 +101,19 @@ def _observe(parts: Parts) -> Made:
     return ObserveService(parts.streams), observe_pb2_grpc.add_ObserveServiceServicer_to_server
 
 
+def _upgrade(parts: Parts) -> Made:
+    from aurae.node.v0 import upgrade_pb2_grpc
+
+    from runtime.upgrade.node import Node
+    from runtime.upgrade.service import UpgradeService
+    from runtime.upgrade.upgrades import Upgrades
+
+    settings = parts.settings
+    node = Node(parts.version, settings.state, settings.port)
+    servicer = UpgradeService(Upgrades(node), parts.processes)
+    return servicer, upgrade_pb2_grpc.add_UpgradeServiceServicer_to_server
+
+
 SERVICES: Final = {
     "aurae.audit.v0.AuditService": _audit,
     "aurae.auth.v0.AuthService": _auth,
@@ -106,6 +121,7 @@ SERVICES: Final = {
     "aurae.discovery.v0.DiscoveryService": _discovery,
     "aurae.identity.v0.IdentityService": _identity,
     "aurae.node.v0.NodeService": _node,
+    "aurae.node.v0.UpgradeService": _upgrade,
     "aurae.observe.v0.ObserveService": _observe,
 }
 NAMES: Final = tuple(SERVICES)

@@ -46,6 +46,12 @@ class Settings(NamedTuple):
         return self.disk if self.disk.is_dir() else self.run / "state"
 
     @property
+    def port(self) -> int:
+        """Where the API is on TCP; 0: nowhere."""
+        _, _, port = self.listen.rpartition(":")
+        return int(port) if self.credentials is not None and port.isdigit() else 0
+
+    @property
     def identity(self) -> Path:
         """What the node was given, or made, to prove who it is."""
         return self.state / "identity"
