@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Final
 
-from aer import identity, output, parse, pki
+from aer import identity, output, parse, pki, upgrade
 from aer.command import Argument, Call, Command
 from aer.errors import AerError, UsageError
 
@@ -288,4 +288,5 @@ COMMANDS: Final = (
         fixed=_SECRET,
     ),
     *identity.COMMANDS,
+    *upgrade.COMMANDS,
 )

@@ -8,6 +8,7 @@
 | `initramfs-micro` | the same without the root, for a root on a disk or in persistent memory |
 | `root.erofs` | the root |
 | `root.verity` | its hash tree, and the hash of the boot image that goes with it |
+| `aurae.bundle` | what a node is upgraded with: a link to `aurae_VERSION.bundle` |
 | `aurae.efi` | that boot image: kernel, initramfs, and a command line with the root hash |
 """
 
@@ -22,7 +23,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from image import debian, disk, initramfs, kernel, mkosi, overlay, pack, python, root, stages
+from image import (
+    bundle,
+    debian,
+    disk,
+    initramfs,
+    kernel,
+    mkosi,
+    overlay,
+    pack,
+    python,
+    root,
+    stages,
+)
 from image.debian import NoMirrorError
 from image.mkosi import BuildError, Workshop
 from image.stages import Stage
@@ -33,6 +46,7 @@ _DISKS: Final = {"aurae.img": 512, "aurae-4k.img": 4096}
 PRODUCTS: Final = (
     *_DISKS,
     *("vmlinuz", "initramfs", "initramfs-micro", "root.erofs", "root.verity", "aurae.efi"),
+    "aurae.bundle",
 )
 
 # The trees of an earlier build that are kept in the cache, of each kind.
@@ -114,7 +128,7 @@ def chain(at: Places) -> list[Stage]:
         Stage(
             "packages",
             "root: our packages",
-            (*packages, *at.code("pack.py")),
+            (*packages, *at.code("pack.py"), *bundle.keys()),
             (at.root / python.DIST_PACKAGES / "initd",),
             lambda _: _lay_packages(at),
         ),
@@ -131,6 +145,13 @@ def chain(at: Places) -> list[Stage]:
             at.code("repart"),
             products("root.verity", "aurae.efi", *_DISKS),
             lambda _: _make_disk(at),
+        ),
+        Stage(
+            "bundle",
+            "bundle to upgrade a node with",
+            (*at.code("bundle.py"), at.project / "initd/release.py"),
+            products("aurae.bundle"),
+            lambda _: _make_bundle(at),
         ),
     ]
 
@@ -149,7 +170,7 @@ def main() -> None:
             _forget(at)
         try:
             changed = stages.run(chain(at), at.work / "stamps")
-        except (BuildError, NoMirrorError, OSError) as e:
+        except (BuildError, NoMirrorError, OSError, ValueError) as e:
             sys.exit(f"make image: {e}")
     if not changed:
         print("make image: nothing has changed since the last build")
@@ -223,6 +244,7 @@ def _lay_packages(at: Places) -> None:
     pack.write_ours(packages, prefix=at.root)
     pack.write_others(at.root, packages)
     root.write_os_release(at.root, version)
+    root.write_upgrade_keys(at.root, bundle.keys())
 
 
 def _make_initramfs(at: Places) -> None:
@@ -249,6 +271,15 @@ def _make_disk(at: Places) -> None:
     entries = {f"aurae_{version}.efi": uki}
     for name, sector in _DISKS.items():
         disk.make_disk(build, entries, erofs, tree, at.build / name, sector)
+
+
+def _make_bundle(at: Places) -> None:
+    version = python.version_of_ours(at.root / python.DIST_PACKAGES)
+    for old in at.build.glob("aurae*.bundle"):
+        old.unlink()
+    name = f"aurae_{version}.bundle"
+    bundle.make(at.build, at.build / name, version)
+    (at.build / "aurae.bundle").symlink_to(name)
 
 
 if __name__ == "__main__":

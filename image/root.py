@@ -153,6 +153,15 @@ def write_os_release(root: Path, version: str) -> None:
     )
 
 
+def write_upgrade_keys(root: Path, keys: Iterable[Path]) -> None:
+    """Whose signatures of an upgrade the node believes."""
+    folder = root / "etc/aurae/upgrade-keys"
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir()
+    for key in keys:
+        shutil.copyfile(key, folder / key.name)
+
+
 def copy_modules(base: Path, root: Path) -> None:
     release = kernel.version(base)
     target = root / "usr/lib/modules" / release

@@ -109,7 +109,12 @@ def _upgrade(parts: Parts) -> Made:
     from runtime.upgrade.upgrades import Upgrades
 
     settings = parts.settings
-    node = Node(parts.version, settings.state, settings.port)
+    node = Node(
+        parts.version,
+        settings.state,
+        keeps=settings.state == settings.disk,
+        port=settings.port,
+    )
     servicer = UpgradeService(Upgrades(node), parts.processes)
     return servicer, upgrade_pb2_grpc.add_UpgradeServiceServicer_to_server
 

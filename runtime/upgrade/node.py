@@ -7,8 +7,9 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
-from initd.boot import booted, disks, esp, verity
+from initd.boot import attempts, booted, disks, esp, expected, verity
 from initd.boot.booted import Booted
+from initd.boot.expected import Expected
 from initd.boot.verity import Slot
 from initd.errors import FailedPrecondition
 from initd.release import Place, Unusable, parse
@@ -18,20 +19,34 @@ from runtime.upgrade.model import Written
 _NETWORK: Final = "/proc/net"
 
 
+class Found(NamedTuple):
+    """Whether this boot is a good one, and why not; empty: nobody looks. The version is that of the
+    boot entry."""
+
+    state: str = ""
+    reason: str = ""
+    version: str = ""
+
+
 class Node(NamedTuple):
     """Where things are; the defaults are those of a machine."""
 
     version: str
     state: Path
     """A folder that outlives a boot, where there is a data disk."""
+    keeps: bool = False
+    """Whether it is on one."""
     port: int = 0
     """Where the API is reached; 0: not over TCP."""
     architecture: str = os.uname().machine
-    keys: Path = Path("/etc/aurae/upgrade-keys")
+    keys: tuple[Path, ...] = (
+        Path("/etc/aurae/upgrade-keys"),
+        Path("/run/credentials/@system/aurae.upgrade-keys.pem"),
+    )
+    """Files of keys, and folders of such: in the image, and given at boot."""
     booted: str = booted.PLACE
     block: str = "/sys/class/block"
     devices: str = "/dev"
-    efivars: str = esp.EFIVARS
     health: Path = Path("/run/aurae/health.json")
     network: str = _NETWORK
 
@@ -40,28 +55,24 @@ class Node(NamedTuple):
         """What is written of an upgrade."""
         return self.state / "upgrade.json"
 
-    @property
-    def expected(self) -> Path:
-        """What the next version must be found to have: see initd.health."""
-        return self.state / "upgrade-expects.json"
-
     def origin(self) -> Booted:
         return booted.read(self.booted)
 
-    def decided(self) -> tuple[str, str]:
-        """Whether this boot was found healthy, and why not; empty: nobody looks."""
+    def found(self) -> Found:
+        """What PID 1 has found of this boot."""
         try:
-            found = json.loads(self.health.read_text())
-            return str(found["state"]), str(found.get("reason", ""))
+            said = json.loads(self.health.read_text())
+            return Found(*(str(said[field]) for field in Found._fields))
         except (OSError, ValueError, KeyError, TypeError):
-            return "", ""
+            return Found()
 
     def check_healthy(self) -> None:
         """Raises FailedPrecondition: the running version may be given up at its next boot."""
-        state, reason = self.decided()
-        if state in ("waiting", "unhealthy"):
+        found = self.found()
+        if found.state != "healthy":
             raise FailedPrecondition(
-                f"node: this boot is not found healthy yet ({reason or state}); wait for that"
+                "node: this boot is not found healthy yet "
+                f"({found.reason or 'nobody has looked'}); wait for that"
             )
 
     def slots(self) -> tuple[Booted, Slot]:
@@ -116,14 +127,12 @@ class Node(NamedTuple):
         with suppress(FileNotFoundError):
             self.file.unlink()
 
-    def expect(self) -> None:
-        """Write down by what the node is reached now."""
-        value = {
-            "addresses": addresses(self.network),
-            "port": self.port,
-            "data": os.path.ismount("/var") and not str(self.state).startswith("/run/"),
-        }
-        _replace(self.expected, json.dumps(value))
+    def expect(self, root_hash: str) -> None:
+        """Write down what the version with this root must be found to have: what this one has."""
+        device = attempts.find_device(self.origin().disk, self.block)
+        if device is not None:
+            has = Expected(root_hash, tuple(addresses(self.network)), self.port, self.keeps)
+            expected.write(self.device(device.rpartition("/")[2]), has)
 
 
 def _replace(path: Path, text: str) -> None:

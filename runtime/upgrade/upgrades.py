@@ -105,20 +105,20 @@ class Upgrades:
     def status(self) -> Status:
         """May block."""
         origin = self.node.origin()
-        state, reason = self.node.decided()
+        found = self.node.found()
         versions: tuple[Installed, ...] = ()
         if origin.slot:
             with esp.opened(self.node.esp(origin)) as partition:
                 entries = [present.entry for present in partition.entries()]
-            running = self._running(entries)
             versions = tuple(
-                Installed(entry.version, entry.left, entry.version == running) for entry in entries
+                Installed(entry.version, entry.left, entry.version == found.version)
+                for entry in entries
             )
         return Status(
-            version=self.node.version,
+            version=found.version or self.node.version,
             slot=origin.slot,
-            health=state,
-            reason=reason,
+            health=found.state,
+            reason=found.reason,
             versions=versions,
             active=self._active is not None,
             upgrade=self._progress(),
@@ -132,8 +132,7 @@ class Upgrades:
         origin, slot = self.node.slots()
         self.node.check_healthy()
         with esp.opened(self.node.esp(origin)) as partition:
-            entries = [present.entry for present in partition.entries()]
-            running = self._running(entries)
+            running = self.node.found().version
             others = [p for p in partition.entries() if p.entry.version != running]
             usable = [
                 p for p in others if not p.entry.bad and _is_in(p, partition, slot, self.node)
@@ -144,12 +143,6 @@ class Upgrades:
                 )
             partition.mark_bad(running)
         return usable[0].entry.version
-
-    def _running(self, entries: list[Entry]) -> str:
-        """Which of the entries this node was started by."""
-        started = esp.running_entry(self.node.efivars)
-        name = started.version if started is not None else self.node.version
-        return next((e.version for e in entries if e.version.lower() == name.lower()), "")
 
     def _progress(self) -> Progress | None:
         if self._active is not None:
@@ -165,16 +158,17 @@ class Upgrades:
     def _allowed(self, encoded: bytes, signature: bytes) -> Wanted:
         """Raises what keeps it from being an upgrade of this node, whatever room there is."""
         keys.check(self.node.keys, encoded, signature)
+        running = self.node.found().version or self.node.version
         manifest = parse(encoded)
         if manifest.architecture != self.node.architecture:
             raise InvalidArgument(
                 f"version {manifest.version}: is for {manifest.architecture}, this node is "
                 f"{self.node.architecture}; give it a bundle of its own"
             )
-        if compare(manifest.version, self.node.version) <= 0:
+        if compare(manifest.version, running) <= 0:
             raise FailedPrecondition(
-                f"version {manifest.version}: is not newer than {self.node.version}, which runs; "
-                "the way back is a rollback"
+                f"version {manifest.version}: is not newer than {running}, which runs; the way "
+                "back is a rollback"
             )
         self.node.slots()
         self.node.check_healthy()
@@ -248,7 +242,7 @@ class Upgrade:
             self._node.forget()
             raise
         self._check()
-        self._node.expect()
+        self._node.expect(self._manifest.roothash)
         entry = Entry(self._manifest.version, esp.TRIES)
         self._image.commit(esp.FOLDER, entry.name)
         self._node.forget()

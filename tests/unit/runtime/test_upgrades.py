@@ -1,7 +1,6 @@
 """Upgrades on a node that is made of files."""
 
 import asyncio
-import json
 import os
 from collections.abc import Callable, Coroutine
 from contextlib import suppress
@@ -10,6 +9,8 @@ from typing import Any
 
 import pytest
 
+from initd.boot import expected
+from initd.boot.expected import Expected
 from initd.errors import (
     AuraedError,
     FailedPrecondition,
@@ -60,9 +61,7 @@ def untouched(tmp_path: Path) -> bool:
     return not any(root) and not any(tree) and list(entries(tmp_path)) == ["aurae_1.0.efi"]
 
 
-def test_a_new_version_is_in_the_other_slot_and_has_three_boots(
-    tmp_path: Path, node: Node
-) -> None:
+def test_a_new_version_is_in_the_other_slot_and_has_three_boots(tmp_path: Path, node: Node) -> None:
     bundle = Bundle()
     told = run(Upgrades(node), bundle)
     assert told[0] == Progress(Stage.WRITING, "2.0", 0, len(bundle.content), "b")
@@ -74,7 +73,8 @@ def test_a_new_version_is_in_the_other_slot_and_has_three_boots(
     assert list(entries(tmp_path)) == ["aurae_1.0.efi", "aurae_2.0+3.efi"]
     assert entries(tmp_path)["aurae_2.0+3.efi"] == bundle.uki
     assert not node.file.exists()
-    assert json.loads(node.expected.read_text())["port"] == 8080
+    said = expected.read(str(tmp_path / "dev/vda6"))
+    assert said == Expected(bundle.root_hash, (), 8080, data=False)
 
 
 def test_the_last_two_versions_are_kept(tmp_path: Path, node: Node) -> None:
@@ -211,7 +211,7 @@ def test_what_is_not_signed_by_a_key_of_the_node_is_refused(tmp_path: Path, node
     other.signature = Bundle().signature
     with pytest.raises(InvalidArgument, match="of none of this node's keys"):
         run(Upgrades(node), other)
-    (node.keys / "test.pem").unlink()
+    (node.keys[0] / "test.pem").unlink()
     with pytest.raises(FailedPrecondition, match="UPGRADE_KEYS"):
         run(Upgrades(node), Bundle())
     assert untouched(tmp_path)
@@ -256,9 +256,7 @@ def test_a_bundle_that_is_cut_or_corrupt_is_named(tmp_path: Path, node: Node) ->
     assert list(entries(tmp_path)) == ["aurae_1.0.efi"]
 
 
-def test_there_is_one_upgrade_at_a_time_and_it_can_be_cancelled(
-    tmp_path: Path, node: Node
-) -> None:
+def test_there_is_one_upgrade_at_a_time_and_it_can_be_cancelled(tmp_path: Path, node: Node) -> None:
     upgrades = Upgrades(node)
     bundle = Bundle()
 
@@ -296,7 +294,9 @@ async def _refused(work: Coroutine[Any, Any, object], text: str) -> None:
 def test_a_boot_that_is_not_found_healthy_yet_keeps_the_other_version(
     tmp_path: Path, node: Node
 ) -> None:
-    node.health.write_text('{"state": "waiting", "reason": "no address 10.0.2.15"}')
+    node.health.write_text(
+        '{"state": "waiting", "reason": "no address 10.0.2.15", "version": "1.0"}'
+    )
     with pytest.raises(FailedPrecondition, match=r"no address 10\.0\.2\.15"):
         run(Upgrades(node), Bundle())
     with pytest.raises(FailedPrecondition, match="not found healthy"):
@@ -323,8 +323,10 @@ def test_a_rollback_makes_the_other_version_the_next(tmp_path: Path, node: Node)
     assert list(entries(tmp_path)) == ["aurae_1.0+0-3.efi", "aurae_2.0+3.efi"] or set(
         entries(tmp_path)
     ) == {"aurae_1.0+0-3.efi", "aurae_2.0+3.efi"}
+    # As if the new version had been started.
+    node.health.write_text('{"state": "healthy", "reason": "", "version": "2.0"}')
     with pytest.raises(FailedPrecondition, match="no other one"):
-        Upgrades(node._replace(version="2.0")).rollback()
+        upgrades.rollback()
 
 
 def test_no_rollback_leads_to_a_slot_that_has_something_else(tmp_path: Path, node: Node) -> None:

@@ -24,14 +24,14 @@ TREE_SIZE = 64 << 10
 def make(folder: Path, version: str = "1.0") -> Node:
     """It runs `version` from slot a, and has nothing in slot b."""
     (folder / "dev").mkdir()
-    names = ("aurae-esp", "aurae-root-a", "aurae-verity-a", "aurae-root-b", "aurae-verity-b")
-    sizes = (0, ROOT_SIZE, TREE_SIZE, ROOT_SIZE, TREE_SIZE)
+    names = ("esp", "root-a", "verity-a", "root-b", "verity-b", "attempts")
+    sizes = (0, ROOT_SIZE, TREE_SIZE, ROOT_SIZE, TREE_SIZE, 1 << 20)
     for number, (name, size) in enumerate(zip(names, sizes, strict=True), 1):
         place = folder / "devices/vda" / f"vda{number}"
         place.mkdir(parents=True)
         (place / "uevent").write_text(
             f"MAJOR=254\nMINOR={number}\nDEVNAME=vda{number}\nDEVTYPE=partition\n"
-            f"PARTNAME={name}\n"
+            f"PARTNAME=aurae-{name}\n"
         )
         (folder / "block").mkdir(exist_ok=True)
         (folder / "block" / f"vda{number}").symlink_to(place)
@@ -43,7 +43,9 @@ def make(folder: Path, version: str = "1.0") -> Node:
     (folder / "boot.json").write_text(
         json.dumps({"slot": "a", "disk": "vda", "roothash": root_hash, "root": "/dev/dm-0"})
     )
-    (folder / "health.json").write_text('{"state": "healthy"}')
+    (folder / "health.json").write_text(
+        json.dumps({"state": "healthy", "reason": "", "version": version})
+    )
     (folder / "keys").mkdir()
     public = KEY.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
     (folder / "keys/test.pem").write_bytes(public)
@@ -54,11 +56,10 @@ def make(folder: Path, version: str = "1.0") -> Node:
         state=folder / "state",
         port=8080,
         architecture="x86_64",
-        keys=folder / "keys",
+        keys=(folder / "keys",),
         booted=str(folder / "boot.json"),
         block=str(folder / "block"),
         devices=str(folder / "dev"),
-        efivars=str(folder / "efivars"),
         health=folder / "health.json",
         network=str(folder / "net"),
     )
