@@ -24,7 +24,7 @@ def write(booted: Booted, path: str = PLACE) -> None:
     """As JSON. None of the values has a character that would have to be escaped."""
     os.makedirs(os.path.dirname(path), exist_ok=True)
     fields = ", ".join(f'"{name}": "{value}"' for name, value in booted._asdict().items())
-    with open(path, "w", encoding="ascii") as file:
+    with open(path, "w", encoding="utf-8") as file:
         file.write(f"{{{fields}}}\n")
 
 
