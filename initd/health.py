@@ -23,6 +23,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final
 
+from initd.boot import guard
 from initd.boot.booted import Booted
 from initd.boot.expected import Expected
 from initd.linux import spawn
@@ -137,7 +138,7 @@ class Health:
             return
         self._reason = self._missing(self._surveyed)
         if not self._reason:
-            self._decided = True
+            self._decide()
             self._tell("healthy")
             self._log.info("health: this boot is a good one")
             self._confirm(self._surveyed.counted)
@@ -165,8 +166,12 @@ class Health:
             self._timer.cancel()
         self._begin_survey()
 
-    def _give_up(self, survey: Survey) -> None:
+    def _decide(self) -> None:
         self._decided = True
+        guard.end()
+
+    def _give_up(self, survey: Survey) -> None:
+        self._decide()
         self._tell("unhealthy")
         reason = f"not found healthy in {self._bound:g} s: {self._reason}"
         if survey.counted:

@@ -10,6 +10,7 @@ from aurae.auth.v0.auth_pb2_grpc import AuthServiceStub
 from aurae.cells.v0.cells_pb2_grpc import CellServiceStub
 from aurae.discovery.v0.discovery_pb2_grpc import DiscoveryServiceStub
 from aurae.node.v0.node_pb2_grpc import NodeServiceStub
+from aurae.node.v0.upgrade_pb2_grpc import UpgradeServiceStub
 from aurae.observe.v0.observe_pb2_grpc import ObserveServiceStub
 from grpc_health.v1.health_pb2_grpc import HealthStub
 from grpc_reflection.v1alpha.reflection_pb2_grpc import ServerReflectionStub
@@ -29,6 +30,7 @@ class Api:
     discovery: DiscoveryServiceStub
     node: NodeServiceStub
     observe: ObserveServiceStub
+    upgrade: UpgradeServiceStub
     health: HealthStub
     reflection: ServerReflectionStub
 
@@ -43,6 +45,7 @@ class Api:
             discovery=DiscoveryServiceStub(bounded),
             node=NodeServiceStub(bounded),
             observe=ObserveServiceStub(bounded),
+            upgrade=UpgradeServiceStub(bounded),
             health=HealthStub(bounded),
             reflection=ServerReflectionStub(bounded),
         )
