@@ -268,7 +268,13 @@ def _make_disk(at: Places) -> None:
     parameters = f"roothash={root_hash}"
     disk.make_uki(build, at.build / "vmlinuz", micro, at.root, release, parameters, uki)
     disk.seal(tree, uki)
-    entries = {f"aurae_{version}.efi": uki}
+    emergency = at.work / "aurae-emergency.efi"
+    whole = at.build / "initramfs"
+    named = at.work / "emergency"
+    root.write_os_release(named, version, "zz-aurae-emergency")
+    parameters = "rootfstype=ramfs aurae.emergency"
+    disk.make_uki(build, at.build / "vmlinuz", whole, named, release, parameters, emergency)
+    entries = {f"aurae_{version}.efi": uki, emergency.name: emergency}
     for name, sector in _DISKS.items():
         disk.make_disk(build, entries, erofs, tree, at.build / name, sector)
 

@@ -146,10 +146,14 @@ def applets(listed: Iterable[str]) -> list[str]:
     return sorted(set(listed) - UNWANTED_APPLETS)
 
 
-def write_os_release(root: Path, version: str) -> None:
-    (root / "usr/lib/os-release").write_text(
+def write_os_release(root: Path, version: str, image: str = "aurae") -> None:
+    """The boot loader shows entries by the name of their image first, the last versions of it then.
+    That of the emergency entry comes after all others."""
+    file = root / "usr/lib/os-release"
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(
         f'NAME="Aurae"\nID=aurae\nVERSION_ID="{version}"\nVERSION="{version}"\n'
-        f'PRETTY_NAME="Aurae {version}"\nIMAGE_ID=aurae\nIMAGE_VERSION="{version}"\n'
+        f'PRETTY_NAME="Aurae {version}"\nIMAGE_ID={image}\nIMAGE_VERSION="{version}"\n'
     )
 
 

@@ -136,7 +136,7 @@ async def serving(
     policies = Policies(settings.policy, settings.boot_policy, trust.domain)
     trust.listen(lambda _: policies.reconsider())
     tenants = _tenants(cells, policies)
-    gate = Gate(policies, tenants.check)
+    gate = Gate(policies, tenants.check, emergency=settings.emergency)
     audit = Recorder(settings.state / "audit", lasting=settings.state == settings.disk)
     border = Border(callers, gate, audit)
     with Wakeups() as wakeups:

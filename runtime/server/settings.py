@@ -36,6 +36,8 @@ class Settings(NamedTuple):
     """The clock is the node's to set: on a machine, and in no container."""
     disk: Path = Path("/var/lib/aurae")
     """Where what must outlive a boot goes, if a data disk is mounted there or above."""
+    emergency: bool = False
+    """The emergency entry was started: the API changes nothing."""
     claimable: bool = False
     """Whether it may be claimed where it has no identity."""
 
@@ -156,6 +158,7 @@ class Settings(NamedTuple):
             spiffe_admin=given.get("aurae.spiffe-admin", ""),
             owns_clock=True,
             svid_life=_svid_life(given.get("aurae.svid-life", "")),
+            emergency="aurae.emergency" in given,
             claimable=True,
         )
 
