@@ -150,17 +150,17 @@ def test_a_node_is_upgraded_and_taken_back_while_workloads_run(
         said = aer(machine, "node", "upgrade", str(maker.make("0.0.9")), code=1)
         assert f"is not newer than {OLD}" in said
         line = [sys.executable, "-m", "aer", "--config", str(machine.config_file)]
-        upgrade = subprocess.Popen(
-            [*line, "node", "upgrade", str(new)], stdout=subprocess.PIPE, text=True
-        )
         slowest = 0.0
-        while upgrade.poll() is None:
-            began = time.monotonic()
-            machine.api.discovery.Discover(discovery_pb2.DiscoverRequest(), timeout=30)
-            slowest = max(slowest, time.monotonic() - began)
-            time.sleep(0.1)
-        assert upgrade.stdout is not None
-        said = upgrade.stdout.read()
+        with subprocess.Popen(
+            [*line, "node", "upgrade", str(new)], stdout=subprocess.PIPE, text=True
+        ) as upgrade:
+            while upgrade.poll() is None:
+                began = time.monotonic()
+                machine.api.discovery.Discover(discovery_pb2.DiscoverRequest(), timeout=30)
+                slowest = max(slowest, time.monotonic() - began)
+                time.sleep(0.1)
+            assert upgrade.stdout is not None
+            said = upgrade.stdout.read()
         assert "version 0.2.0 in slot b: is there for the next boot" in said
         assert slowest < 5, "the API stays fast"
         assert cell.status("server").pid
