@@ -190,6 +190,14 @@ class Health:
             aside.rename(self._file)
 
 
+def undecided(file: Path = FILE) -> bool:
+    """Whether an earlier program of this process was still to find out."""
+    try:
+        return bool(json.loads(file.read_text())["state"] == "waiting")
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+
+
 def _tell_survey(survey: Callable[[Booted], Survey], told: Booted, write: int) -> None:
     found = survey(told)
     value = [found.counted, found.version, found.expected._asdict()]

@@ -20,6 +20,7 @@ from initd.control import Control
 from initd.errors import FailedPrecondition, InvalidArgument, NotFound, Unavailable
 from initd.first import Begun, Pipe, start_service
 from initd.health import Health, missing
+from initd.health import undecided as health_undecided
 from initd.linux import interface, power, prctl, spawn
 from initd.log import Log
 from initd.logs.budget import Budget
@@ -155,6 +156,10 @@ class Machine:
             self._listen(state.control)
         if state.notify is not None:
             self._hear_of_readiness(state.notify)
+        if health_undecided():
+            self._watch_health()
+            if self._health is not None and self._services["runtime"].ready:
+                self._health.ready()
         # Children that were ended meanwhile are still ours to wait for.
         self._watch_signals()
         self._children.reap()

@@ -268,6 +268,16 @@ def sections(program: bytes, wanted: tuple[str, ...]) -> tuple[int, dict[str, by
     return machine, found
 
 
+def release_of(text: bytes) -> str:
+    """The version in the os-release of an EFI program, by which the boot loader orders; empty:
+    none."""
+    for line in text.rstrip(b"\0").decode(errors="replace").splitlines():
+        name, _, value = line.partition("=")
+        if name == "IMAGE_VERSION":
+            return value.strip("\"'")
+    return ""
+
+
 def roothash_of(cmdline: str) -> str:
     """What `roothash=` of a kernel command line says; empty: nothing."""
     given = [w.removeprefix("roothash=") for w in cmdline.split() if w.startswith("roothash=")]

@@ -30,6 +30,7 @@ from initd.release import (
     Unusable,
     compare,
     parse,
+    release_of,
     roothash_of,
     sections,
     start_of,
@@ -305,6 +306,10 @@ class Upgrade:
         machine, found = sections(image, (".cmdline", ".osrel"))
         if machine != MACHINES.get(self._node.architecture):
             raise Unusable("part uki: is for another architecture")
+        version = release_of(found.get(".osrel", b""))
+        if version != self._manifest.version:
+            # The boot loader goes by that.
+            raise Unusable(f"part uki: says that it is version {version or 'of nothing'}")
         cmdline = found.get(".cmdline", b"").rstrip(b"\0").decode(errors="replace")
         tree = verity.read(self._node.device(self._slot.tree))
         root_hash = roothash_of(cmdline)

@@ -83,6 +83,7 @@ def test_a_new_version_is_blessed_once_it_lacks_nothing(boot: Boot) -> None:
     found = boot.health(NEW)
     found.start()
     assert boot.said["state"] == "waiting"
+    assert health.undecided(boot.file)
     found.ready()
     boot.until(lambda: len(boot.seen) > 2)
     assert boot.said["reason"] == boot.lacks
@@ -92,6 +93,7 @@ def test_a_new_version_is_blessed_once_it_lacks_nothing(boot: Boot) -> None:
     assert boot.confirmed == [True]
     assert boot.said == {"state": "healthy", "reason": "", "version": "2.0"}
     assert not boot.reboots
+    assert not health.undecided(boot.file)
 
 
 def test_a_new_version_that_is_not_healthy_in_time_starts_the_machine_again(boot: Boot) -> None:

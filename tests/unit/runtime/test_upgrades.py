@@ -223,9 +223,10 @@ def test_what_is_not_signed_by_a_key_of_the_node_is_refused(tmp_path: Path, node
         (Bundle(image=uki("0" * 64)), "another root"),
         (Bundle(image=b"no program at all" * 100), "no EFI program"),
         (Bundle(image=uki(tree_of(b"new")[1], machine=0xAA64)), "another architecture"),
+        (Bundle(image=uki(tree_of(b"new")[1], version="2.1")), "says that it is version 2.1"),
         (Bundle(roothash="1" * 64), "not the hash tree"),
     ],
-    ids=["other-root", "no-program", "machine", "tree"],
+    ids=["other-root", "no-program", "machine", "version", "tree"],
 )
 def test_parts_that_do_not_belong_together_are_no_version(
     tmp_path: Path, node: Node, bundle: Bundle, text: str

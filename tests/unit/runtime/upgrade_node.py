@@ -90,13 +90,15 @@ def tree_of(content: bytes) -> tuple[bytes, str]:
     return head.ljust(4096, b"\0") + top, hashlib.sha256(salt + top).hexdigest()
 
 
-def uki(root_hash: str, machine: int = 0x8664, size: int = 60_000) -> bytes:
-    """An EFI program with a command line."""
+def uki(root_hash: str, machine: int = 0x8664, size: int = 60_000, version: str = "2.0") -> bytes:
+    """An EFI program with a command line and an os-release."""
     line = f"console=ttyS0 roothash={root_hash}\0".encode()
+    named = f'ID=aurae\nIMAGE_VERSION="{version}"\n'.encode()
     start = bytearray(b"MZ".ljust(0x3C, b"\0") + struct.pack("<I", 0x40))
-    start += struct.pack("<4sHH12xHH", b"PE\0\0", machine, 1, 0, 0)
+    start += struct.pack("<4sHH12xHH", b"PE\0\0", machine, 2, 0, 0)
     start += struct.pack("<8sIIII16x", b".cmdline", len(line), 0, len(line), 512)
-    return bytes(start.ljust(512, b"\0") + line).ljust(size, b"u")
+    start += struct.pack("<8sIIII16x", b".osrel", len(named), 0, len(named), 1024)
+    return bytes((start.ljust(512, b"\0") + line).ljust(1024, b"\0") + named).ljust(size, b"u")
 
 
 class Bundle:
@@ -114,7 +116,7 @@ class Bundle:
     ) -> None:
         self.tree, self.root_hash = tree_of(content)
         self.root = random.Random(content).randbytes(3_300_000) if root is None else root
-        self.uki = image if image is not None else uki(roothash or self.root_hash)
+        self.uki = image if image is not None else uki(roothash or self.root_hash, version=version)
         contents = {"root": self.root, "verity": self.tree, "uki": self.uki}
         stored = {name: packed(content) for name, content in contents.items()}
         self.content = b"".join(stored.values())
