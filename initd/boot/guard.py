@@ -12,7 +12,7 @@ from contextlib import suppress
 from typing import Final
 
 # More seconds than those in which a new version is to be found healthy.
-MORE: Final = 60
+MORE: Final = 30
 _VARIABLE: Final = "AURAE_GUARD"
 _HEALTH: Final = "aurae.health="
 _DEFAULT: Final = 120

@@ -44,7 +44,13 @@ API_DEAD: Final = (
     "def main() -> int:\n",
     "    import time\n\n    time.sleep(100000)\n",
 )
-NETWORK_DEAD: Final = ("initd/network/__main__.py", "def main() -> int:\n", "    return 1\n")
+NETWORK_DEAD: Final = (
+    "initd/network/__main__.py",
+    "def main(arguments: Sequence[str] | None = None) -> None:
+",
+    "    raise SystemExit(1)
+",
+)
 
 
 @dataclass(frozen=True, slots=True)
