@@ -46,10 +46,8 @@ API_DEAD: Final = (
 )
 NETWORK_DEAD: Final = (
     "initd/network/__main__.py",
-    "def main(arguments: Sequence[str] | None = None) -> None:
-",
-    "    raise SystemExit(1)
-",
+    "def main(arguments: Sequence[str] | None = None) -> None:\n",
+    "    raise SystemExit(1)\n",
 )
 
 
