@@ -7,12 +7,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from aer import output
-from aer.bundle import Bundle
 from aer.command import Argument, Call, Command
 from aer.errors import AerError
 
 if TYPE_CHECKING:
     from aurae.node.v0 import upgrade_pb2
+
+    from aer.bundle import Bundle
 
 _SERVICE: Final = "aurae.node.v0.UpgradeService"
 _URLS: Final = ("http://", "https://")
@@ -23,6 +24,7 @@ _PARTS: Final = 20
 def upgrade(call: Call) -> int:
     from aurae.node.v0 import upgrade_pb2, upgrade_pb2_grpc
 
+    from aer.bundle import Bundle
     from aer.session import session
 
     begin = call.request(upgrade_pb2.UpgradeRequest()).begin
@@ -91,7 +93,7 @@ def rollback(call: Call) -> int:
     return 0
 
 
-def _signature(bundle: Bundle) -> bytes:
+def _signature(bundle: "Bundle") -> bytes:
     try:
         return bundle.signature.read_bytes()
     except OSError as e:
@@ -101,7 +103,7 @@ def _signature(bundle: Bundle) -> bytes:
 
 
 def _requests(
-    begin: "upgrade_pb2.UpgradeBegin", bundle: Bundle | None, offsets: "queue.SimpleQueue[int]"
+    begin: "upgrade_pb2.UpgradeBegin", bundle: "Bundle | None", offsets: "queue.SimpleQueue[int]"
 ) -> "Iterator[upgrade_pb2.UpgradeRequest]":
     """The content from where the node wants it, once it has said so."""
     from aurae.node.v0 import upgrade_pb2

@@ -25,7 +25,12 @@ def test_it_sleeps_longer_than_a_version_may_take(cmdline: str, seconds: int) ->
 def run(program: str, trigger: Path) -> None:
     """In a process of its own, as it forks."""
     trigger.touch()
-    line = [sys.executable, "-c", f"import os\nfrom initd.boot import guard\n{program}", trigger]
+    line = [
+        sys.executable,
+        "-c",
+        f"import os\nfrom initd.boot import guard\n{program}",
+        str(trigger),
+    ]
     subprocess.run(line, check=True, timeout=60)
 
 
