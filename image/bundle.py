@@ -22,7 +22,8 @@ def make(folder: Path, output: Path, version: str, architecture: str = "x86_64")
     """Write a bundle of the root, tree and boot image in `folder`. Raises ValueError."""
     release.check_version(version)
     files = {name: folder / _FILES[name] for name in release.PARTS}
-    machine, found = release.sections(files["uki"].read_bytes(), (".cmdline",))
+    image = files["uki"].read_bytes()
+    machine, found = release.sections(lambda at, length: image[at : at + length], (".cmdline",))
     if machine != MACHINES[architecture]:
         raise ValueError(f"{files['uki']}: is not for {architecture}")
     root_hash = release.roothash_of(found[".cmdline"].rstrip(b"\0").decode())

@@ -11,7 +11,7 @@ import json
 import re
 import struct
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, Final
 
 from initd.values import NamedTuple
@@ -31,6 +31,9 @@ SIGNED: Final = b"aurae upgrade manifest\n"
 _VERSION: Final = re.compile(r"[0-9A-Za-z][0-9A-Za-z.~^+-]{0,63}")
 _HASH: Final = re.compile(r"[0-9a-f]{64}")
 
+# How much of an EFI program says where its sections are, and the most that one is read of.
+PROGRAM_HEAD: Final = 4096
+SECTION_LIMIT: Final = 64 << 10
 # IMAGE_FILE_HEADER.Machine of the PE format, by the name that uname gives.
 MACHINES: Final = {"x86_64": 0x8664, "aarch64": 0xAA64}
 
@@ -248,24 +251,33 @@ def _keys(version: str) -> list[tuple[int, int, str]]:
     return [*keys, (_RANK[""], 0, "")]
 
 
-def sections(program: bytes, wanted: tuple[str, ...]) -> tuple[int, dict[str, bytes]]:
-    """The machine that an EFI program is for, and what some of its sections hold (PE format,
-    Microsoft). Raises Unusable."""
+def places(start: bytes, wanted: tuple[str, ...]) -> tuple[int, dict[str, tuple[int, int]]]:
+    """The machine that an EFI program is for, and where some of its sections are, with their
+    length: from its first `PROGRAM_HEAD` bytes (PE format, Microsoft). Raises Unusable."""
     try:
-        (at,) = struct.unpack_from("<I", program, 0x3C)
-        signature, machine, count, optional = struct.unpack_from("<4sHH12xH", program, at)
-        if program[:2] != b"MZ" or signature != b"PE\0\0":
+        (at,) = struct.unpack_from("<I", start, 0x3C)
+        signature, machine, count, optional = struct.unpack_from("<4sHH12xH", start, at)
+        if start[:2] != b"MZ" or signature != b"PE\0\0":
             raise Unusable("part uki: is no EFI program")
         found = {}
         for number in range(count):
             place = at + 24 + optional + number * 40
-            raw, size, length, start = struct.unpack_from("<8sI4xII", program, place)
+            raw, size, length, offset = struct.unpack_from("<8sI4xII", start, place)
             name = raw.rstrip(b"\0").decode("ascii", errors="replace")
             if name in wanted:
-                found[name] = program[start : start + min(size, length)]
+                found[name] = (offset, min(size, length, SECTION_LIMIT))
     except struct.error as error:
         raise Unusable("part uki: is no EFI program") from error
     return machine, found
+
+
+def sections(
+    read: Callable[[int, int], bytes], wanted: tuple[str, ...]
+) -> tuple[int, dict[str, bytes]]:
+    """The machine, and what some sections hold; `read` gives bytes by offset and length. Raises
+    Unusable."""
+    machine, found = places(read(0, PROGRAM_HEAD), wanted)
+    return machine, {name: read(*place) for name, place in found.items()}
 
 
 def release_of(text: bytes) -> str:

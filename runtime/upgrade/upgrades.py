@@ -11,6 +11,7 @@
 """
 
 import asyncio
+import functools
 import os
 import threading
 from collections.abc import AsyncIterator, Callable
@@ -24,6 +25,7 @@ from initd.boot.verity import Slot
 from initd.errors import FailedPrecondition, InvalidArgument, ResourceExhausted, Unavailable
 from initd.release import (
     MACHINES,
+    PIECE,
     Piece,
     Place,
     Reader,
@@ -302,8 +304,8 @@ class Upgrade:
             device.sync()
             if device.digest(part.size, self._check) != part.sha256:
                 raise _corrupt(name)
-        image = self._read_image()
-        machine, found = sections(image, (".cmdline", ".osrel"))
+        self._verify_image()
+        machine, found = sections(self._image.read, (".cmdline", ".osrel"))
         if machine != MACHINES.get(self._node.architecture):
             raise Unusable("part uki: is for another architecture")
         version = release_of(found.get(".osrel", b""))
@@ -318,15 +320,17 @@ class Upgrade:
         if not verity.has(tree, root_hash):
             raise Unusable("part verity: is not the hash tree that the boot image names")
 
-    def _read_image(self) -> bytes:
+    def _verify_image(self) -> None:
         import hashlib
 
         part = self._manifest.part("uki")
         self._image.settle()
-        image = self._image.read(0, part.size)
-        if hashlib.sha256(image).hexdigest() != part.sha256:
+        digest = hashlib.sha256()
+        for offset in range(0, part.size, PIECE):
+            self._check()
+            digest.update(self._image.read(offset, PIECE))
+        if digest.hexdigest() != part.sha256:
             raise _corrupt("uki")
-        return image
 
     def _check(self) -> None:
         if self._stopped.is_set():
@@ -349,8 +353,7 @@ def _corrupt(name: str) -> Unusable:
 def _roothash(partition: Esp, present: esp.Present) -> str:
     """The root that an entry starts; empty: none."""
     try:
-        image = partition.fat.read(present.file, 0, present.file.size)
-        _, found = sections(image, (".cmdline",))
+        _, found = sections(functools.partial(partition.fat.read, present.file), (".cmdline",))
     except (OSError, Unusable):
         return ""
     return roothash_of(found.get(".cmdline", b"").rstrip(b"\0").decode(errors="replace"))

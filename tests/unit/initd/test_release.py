@@ -2,6 +2,7 @@
 
 import json
 import struct
+from collections.abc import Callable
 
 import pytest
 
@@ -112,11 +113,17 @@ def test_any_byte_that_is_changed_in_a_bundle_is_found_or_changes_a_part() -> No
         assert parts == {"root": bundle.root, "verity": bundle.tree, "uki": bundle.uki}
 
 
+def reading(data: bytes) -> Callable[[int, int], bytes]:
+    return lambda at, length: data[at : at + length]
+
+
 def test_an_efi_program_says_what_it_boots() -> None:
-    machine, found = release.sections(uki("a" * 64), (".cmdline", ".osrel"))
+    machine, found = release.sections(reading(uki("a" * 64)), (".cmdline", ".osrel"))
     assert machine == release.MACHINES["x86_64"]
     assert release.roothash_of(found[".cmdline"].rstrip(b"\0").decode()) == "a" * 64
+    assert release.release_of(found[".osrel"]) == "2.0"
+    assert release.release_of(b"ID=aurae") == ""
     assert release.roothash_of("quiet") == ""
     for data in (b"", b"MZ", b"MZ" + bytes(100), uki("a" * 64)[:70]):
         with pytest.raises(Unusable):
-            release.sections(data, (".cmdline",))
+            release.sections(reading(data), (".cmdline",))
