@@ -6,6 +6,7 @@
 | `vmlinuz`, `initramfs` | for a direct kernel boot, the root inside the initramfs |
 | `initramfs-micro` | the same without the root, for a root on a disk or in persistent memory |
 | `root.erofs` | the root |
+| `version` | the version of all of them; `aurae_VERSION.img` and so on are links to them |
 """
 
 import argparse
@@ -19,12 +20,32 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from image import debian, disk, initramfs, kernel, mkosi, overlay, pack, python, root, stages
+from image import (
+    debian,
+    disk,
+    initramfs,
+    kernel,
+    mkosi,
+    overlay,
+    pack,
+    python,
+    root,
+    stages,
+    version,
+)
 from image.debian import NoMirrorError
 from image.mkosi import BuildError, Workshop
 from image.stages import Stage
 
 PRODUCTS: Final = ("aurae.img", "vmlinuz", "initramfs", "initramfs-micro", "root.erofs")
+
+# What is found beside its stable name by one with the version in it, `aurae_VERSION.END`.
+VERSIONED: Final = {
+    "aurae.img": "img",
+    "vmlinuz": "vmlinuz",
+    "initramfs": "initramfs",
+    "image/aurae.efi": "efi",
+}
 
 # The trees of an earlier build that are kept in the cache, of each kind.
 _KEPT: Final = 2
@@ -48,6 +69,11 @@ class Places:
     @property
     def root(self) -> Path:
         return self.work / "root"
+
+    @property
+    def version(self) -> Path:
+        """The file that has the version."""
+        return self.build / "version"
 
     def tree(self, name: str) -> Path:
         """The link to a tree in the cache."""
@@ -105,7 +131,7 @@ def chain(at: Places) -> list[Stage]:
         Stage(
             "packages",
             "root: our packages",
-            (*packages, *at.code("pack.py")),
+            (*packages, *at.code("pack.py", "version.py"), at.version),
             (at.root / python.DIST_PACKAGES / "initd",),
             lambda _: _lay_packages(at),
         ),
@@ -139,15 +165,32 @@ def main() -> None:
         if fresh:
             _forget(at)
         try:
+            _write_version(at)
             changed = stages.run(chain(at), at.work / "stamps")
         except (BuildError, NoMirrorError, OSError) as e:
             sys.exit(f"make image: {e}")
+    _link_versions(at)
     if not changed:
         print("make image: nothing has changed since the last build")
         return
     for name in PRODUCTS:
         print(f"    build/{name:16} {(at.build / name).stat().st_size / 1e6:8.1f} MB")
     print(f"make image: done in {time.monotonic() - started:.0f} s")
+
+
+def _write_version(at: Places) -> None:
+    text = f"{version.find(at.project)}\n"
+    if not at.version.exists() or at.version.read_text() != text:
+        at.version.write_text(text)
+
+
+def _link_versions(at: Places) -> None:
+    """Names with the version in them, in the place of an earlier build's."""
+    for old in at.build.glob("aurae_*"):
+        if old.is_symlink():
+            old.unlink()
+    for name, end in VERSIONED.items():
+        (at.build / f"aurae_{at.version.read_text().strip()}.{end}").symlink_to(name)
 
 
 def cache_folder() -> Path:
@@ -209,11 +252,13 @@ def _make_tree(at: Places) -> None:
 
 def _lay_packages(at: Places) -> None:
     packages = at.root / python.DIST_PACKAGES
-    version = python.install_wheel_of_ours(at.project, packages)
+    python.install_wheel_of_ours(at.project, packages)
+    made = at.version.read_text().strip()
+    version.write(packages / "initd", made)
     python.compile_tree(at.root, [packages / name for name in python.OURS], prefix=at.root)
     pack.write_ours(packages, prefix=at.root)
     pack.write_others(at.root, packages)
-    root.write_os_release(at.root, version)
+    root.write_os_release(at.root, made)
 
 
 def _make_initramfs(at: Places) -> None:
@@ -228,12 +273,12 @@ def _make_initramfs(at: Places) -> None:
 
 
 def _make_disk(at: Places) -> None:
-    version = python.version_of_ours(at.root / python.DIST_PACKAGES)
     uki = at.work / "aurae.efi"
     release = kernel.version(at.tree("base"))
     micro = at.build / "initramfs-micro"
     disk.make_uki(at.workshop(), at.build / "vmlinuz", micro, at.root, release, uki)
-    disk.make_disk(at.workshop(), uki, at.build / "root.erofs", version, at.build / "aurae.img")
+    made = at.version.read_text().strip()
+    disk.make_disk(at.workshop(), uki, at.build / "root.erofs", made, at.build / "aurae.img")
 
 
 if __name__ == "__main__":

@@ -104,11 +104,8 @@ def install_wheels(requirements: Path, target: Path) -> None:
             path.unlink()
 
 
-def install_wheel_of_ours(project: Path, target: Path) -> str:
-    """Build the project's wheel and unpack from it what a node needs, replacing what was there.
-
-    Returns its version.
-    """
+def install_wheel_of_ours(project: Path, target: Path) -> None:
+    """Build the project's wheel and unpack from it what a node needs, replacing what was there."""
     with tempfile.TemporaryDirectory(prefix="aurae-wheel-") as name:
         build = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", name]
         done = subprocess.run(build, cwd=project, capture_output=True, text=True)
@@ -122,13 +119,6 @@ def install_wheel_of_ours(project: Path, target: Path) -> str:
                 top = member.partition("/")[0]
                 if top in OURS or (top.endswith(".dist-info") and not member.endswith("/RECORD")):
                     archive.extract(member, target)
-    return version_of_ours(target)
-
-
-def version_of_ours(packages: Path) -> str:
-    """The version of this project that lies among installed packages."""
-    [metadata] = packages.glob("auraed-*.dist-info")
-    return metadata.name.removesuffix(".dist-info").partition("-")[2]
 
 
 def sources_of_ours(project: Path) -> tuple[Path, ...]:

@@ -150,6 +150,11 @@ class Machines:
     running: list[Machine] = field(default_factory=list)
     _number: "itertools.count[int]" = field(default_factory=lambda: itertools.count(1))
 
+    @property
+    def version(self) -> str:
+        """Of the image."""
+        return (self.artifacts / "version").read_text().strip()
+
     def start(
         self,
         *,
