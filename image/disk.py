@@ -7,6 +7,7 @@ from typing import Final
 
 from image import mkosi
 from image.mkosi import Workshop
+from image.secure_boot import Keys
 
 # Partition and file system identifiers follow from this and not from chance.
 SEED: Final = "d7e2f5a4-4a52-4d0c-9a3b-6f5f0f8c0a11"
@@ -43,7 +44,13 @@ def make_erofs(build: Workshop, root: Path, output: Path) -> None:
 
 
 def make_uki(
-    build: Workshop, kernel: Path, initramfs: Path, root: Path, release: str, output: Path
+    build: Workshop,
+    kernel: Path,
+    initramfs: Path,
+    root: Path,
+    release: str,
+    output: Path,
+    keys: Keys | None = None,
 ) -> None:
     """Join kernel, initramfs and command line to one EFI program."""
     stub = Path("/") / _EFI / "linuxx64.efi.stub"
@@ -52,16 +59,23 @@ def make_uki(
             *("ukify", "build", "--efi-arch=x64", f"--stub={stub}", f"--linux={kernel}"),
             *(f"--initrd={initramfs}", f"--cmdline={CMDLINE}", f"--uname={release}"),
             *(f"--os-release=@{root / 'usr/lib/os-release'}", f"--output={output}"),
-        ]
+            *(keys.for_ukify() if keys else ()),
+        ],
+        readable=keys.files if keys else (),
     )
 
 
-def make_disk(build: Workshop, uki: Path, erofs: Path, version: str, output: Path) -> None:
+def make_disk(
+    build: Workshop, uki: Path, erofs: Path, version: str, output: Path, keys: Keys | None = None
+) -> None:
     """A GPT disk that UEFI boots. It is sparse: most of it is room."""
     source = build.folder / "disk"
     mkosi.remove(source)
     esp = source / "esp"
     boot = build.tools / _EFI / "systemd-bootx64.efi"
+    if keys:
+        keys.sign(build, Path("/") / _EFI / boot.name, build.folder / boot.name)
+        boot = build.folder / boot.name
     for target in ("EFI/BOOT/BOOTX64.EFI", "EFI/systemd/systemd-bootx64.efi"):
         (esp / target).parent.mkdir(parents=True)
         shutil.copyfile(boot, esp / target)
@@ -69,6 +83,8 @@ def make_disk(build: Workshop, uki: Path, erofs: Path, version: str, output: Pat
     (esp / "loader/loader.conf").write_text(LOADER_CONF)
     (esp / "EFI/Linux").mkdir()
     shutil.copyfile(uki, esp / f"EFI/Linux/aurae_{version}.efi")
+    if keys:
+        keys.prepare_enrolment(build, esp)
     (source / "root.erofs").hardlink_to(erofs)
     for path in (esp, *esp.rglob("*")):
         os.utime(path, (mkosi.EPOCH, mkosi.EPOCH))

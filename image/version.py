@@ -16,7 +16,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
-from image.mkosi import BuildError
+from image.errors import BuildError
 
 # What os-release(5) allows in VERSION_ID, so that no name of a file needs quoting; no `+`, which
 # begins a counter of boots in the name of a boot entry.

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from image import version
-from image.mkosi import BuildError
+from image.errors import BuildError
 from image.version import Commit
 
 NAME = "0123456789abcdef0123456789abcdef01234567"
