@@ -123,7 +123,8 @@ class Places:
         return tuple(self.project / "image" / name for name in names)
 
     def workshop(self) -> Workshop:
-        return Workshop(self.tree("mkosi").resolve(), self.tree("tools").resolve(), self.work)
+        mkosi, tools = (self.tree(name).resolve() for name in ("mkosi", "tools"))
+        return Workshop(mkosi, tools, self.work, self.keys.environment if self.keys else None)
 
 
 def chain(at: Places, *, fresh: bool = False) -> list[Stage]:

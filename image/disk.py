@@ -61,7 +61,7 @@ def make_uki(
             *(f"--os-release=@{root / 'usr/lib/os-release'}", f"--output={output}"),
             *(keys.for_ukify() if keys else ()),
         ],
-        readable=keys.files if keys else (),
+        readable=keys.readable if keys else (),
     )
 
 

@@ -116,6 +116,8 @@ class Workshop:
     mkosi: Path
     tools: Path
     folder: Path
+    environment: Mapping[str, str] | None = None
+    """Further variables for the tools."""
 
     def tool(
         self,
@@ -137,6 +139,7 @@ class Workshop:
         for place, path in (mounted or {}).items():
             options += ["--bind", path, place]
         environment = {"SOURCE_DATE_EPOCH": str(EPOCH), "PATH": "/usr/bin:/usr/sbin", "TZ": "UTC"}
+        environment |= self.environment or {}
         for name, value in environment.items():
             options += ["--setenv", name, value]
         sandbox = [*_python(self.mkosi), "-m", "mkosi.sandbox", *options, "--"]

@@ -1,10 +1,11 @@
 """Secure boot with keys of whoever builds the image. See docs/decisions/0107-secure-boot.md.
 
 `SECURE_BOOT` names a folder with `db.key` and `db.crt`, as `aer pki secure-boot` makes it; or it is
-the PKCS#11 URI of a key, whose certificate `SECURE_BOOT_CERTIFICATE` names. By default nothing is
-signed.
+the PKCS#11 URI of a key on a token that `p11-kit server` serves, whose certificate
+`SECURE_BOOT_CERTIFICATE` names. By default nothing is signed.
 """
 
+import re
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -18,6 +19,11 @@ from image.mkosi import Workshop
 VARIABLES: Final = ("PK", "KEK", "db")
 PLACE: Final = Path("loader/keys/auto")
 
+# How the tools reach a token of the host: by p11-kit's socket.
+_ADDRESS: Final = "P11_KIT_SERVER_ADDRESS"
+_SOCKET: Final = "unix:path="
+_CLIENT: Final = "/usr/lib/x86_64-linux-gnu/pkcs11/p11-kit-client.so"
+
 _SBSIGN: Final = "/usr/lib/systemd/systemd-sbsign"
 
 
@@ -30,6 +36,20 @@ class Keys:
     certificate: Path
     enrolled: Path | None = None
     """A folder with `PK.auth`, `KEK.auth` and `db.auth` of somebody's own making."""
+    token: Path | None = None
+    """The socket of p11-kit by which a URI's token is reached."""
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """Variables that the tools need."""
+        if self.token is None:
+            return {}
+        return {_ADDRESS: f"{_SOCKET}{self.token}", "PKCS11_PROVIDER_MODULE": _CLIENT}
+
+    @property
+    def readable(self) -> tuple[Path, ...]:
+        """What the tools must see of the host."""
+        return (*self.files, *((self.token.parent,) if self.token else ()))
 
     @property
     def files(self) -> tuple[Path, ...]:
@@ -50,11 +70,13 @@ class Keys:
         """Write the EFI program with a signature to `output`."""
         options = self._options("--private-key", "--certificate")
         command: list[str | Path] = [_SBSIGN, "sign", *options, f"--output={output}", program]
-        build.tool(command, readable=self.files)
+        build.tool(command, readable=self.readable)
 
     def for_ukify(self) -> list[str]:
-        """What ukify is told besides; it must be able to read `files`."""
+        """What ukify is told besides; it must see what is `readable`."""
         options = [f"--secureboot-private-key={self.key}", "--signtool=systemd-sbsign"]
+        # The stub vouches for the kernel in it.
+        options.append("--no-sign-kernel")
         options.append(f"--secureboot-certificate={self.certificate}")
         return [*options, *(["--signing-provider=pkcs11"] if self._is_uri else [])]
 
@@ -74,7 +96,7 @@ class Keys:
         command += ["--no-variables", "--make-entry-directory=no", "--random-seed=no"]
         command += ["--secure-boot-auto-enroll=yes"]
         command += [*self._options("--private-key", "--certificate"), "install"]
-        build.tool(command, readable=self.files, mounted={"/efi": made})
+        build.tool(command, readable=self.readable, mounted={"/efi": made})
         for name in VARIABLES:
             shutil.copyfile(made / PLACE / f"{name}.auth", place / f"{name}.auth")
         shutil.rmtree(made)
@@ -92,10 +114,16 @@ def find(environment: Mapping[str, str]) -> Keys | None:
     if asked.startswith("pkcs11:"):
         certificate = environment.get("SECURE_BOOT_CERTIFICATE", "")
         if not certificate:
+            # The URI may have a PIN in it, so it is not shown.
             raise BuildError(
-                f"{asked}: has no certificate; give it as SECURE_BOOT_CERTIFICATE=FILE"
+                "SECURE_BOOT: give the key's certificate as SECURE_BOOT_CERTIFICATE=FILE"
             )
-        return Keys(asked, _existing(Path(certificate).absolute()))
+        address = environment.get(_ADDRESS, "")
+        if not address.startswith(_SOCKET):
+            raise BuildError(f"SECURE_BOOT: no {_ADDRESS}; run p11-kit server, set what it prints")
+        # More may follow the path.
+        token = Path(re.split("[,;]", address.removeprefix(_SOCKET))[0])
+        return Keys(asked, _existing(Path(certificate).absolute()), token=token)
     folder = Path(asked).absolute()
     own = all((folder / f"{name}.auth").exists() for name in VARIABLES)
     return Keys(

@@ -47,15 +47,20 @@ def test_a_folder_that_lacks_one_is_refused_and_says_who_makes_it(
         secure_boot.find({"SECURE_BOOT": str(folder)})
 
 
-def test_a_key_on_a_token_needs_its_certificate(tmp_path: Path) -> None:
-    uri = "pkcs11:token=t;object=db"
+def test_a_key_on_a_token_needs_its_certificate_and_a_way_to_the_token(tmp_path: Path) -> None:
+    asked = {"SECURE_BOOT": "pkcs11:token=t;object=db"}
     with pytest.raises(BuildError, match="SECURE_BOOT_CERTIFICATE"):
-        secure_boot.find({"SECURE_BOOT": uri})
+        secure_boot.find(asked)
     certificate = keys(tmp_path, "db.crt") / "db.crt"
-    found = secure_boot.find({"SECURE_BOOT": uri, "SECURE_BOOT_CERTIFICATE": str(certificate)})
+    asked["SECURE_BOOT_CERTIFICATE"] = str(certificate)
+    with pytest.raises(BuildError, match="p11-kit server"):
+        secure_boot.find(asked)
+    found = secure_boot.find({**asked, "P11_KIT_SERVER_ADDRESS": "unix:path=/run/p11"})
     assert found is not None
     assert found.files == (certificate,)
-    assert f"--secureboot-private-key={uri}" in found.for_ukify()
+    assert found.readable == (certificate, Path("/run"))
+    assert found.environment["P11_KIT_SERVER_ADDRESS"] == "unix:path=/run/p11"
+    assert "--secureboot-private-key=pkcs11:token=t;object=db" in found.for_ukify()
     assert "--signing-provider=pkcs11" in found.for_ukify()
 
 
