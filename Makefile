@@ -102,7 +102,7 @@ test-vm: env ## Tests against the booted image, by emulation if need be (ARGS= f
 
 .PHONY: soak
 soak: env ## The same tests, with the large counts
-	@$(MAKE) image
+	@for profile in default cloud debug; do $(MAKE) image PROFILE=$$profile; done
 	@echo "==> malformed certificates, rotations" && AURAE_SOAK=1 $(PYTHON) -m pytest tests/unit/identity/test_malformed.py tests/unit/trust/test_rotation.py
 	@echo "==> the same with large counts" && AURAE_SOAK=1 $(PYTHON) -m pytest tests/integration $(ARGS)
 
