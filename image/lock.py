@@ -8,6 +8,7 @@ docs/decisions/0106-provenance.md.
 
 import configparser
 import hashlib
+import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,7 @@ from urllib.parse import unquote
 
 from image import profile
 from image.apt import Apt, private
+from image.debian import NoMirrorError
 from image.errors import BuildError
 
 FILE: Final = Path("requirements/debian.txt")
@@ -151,5 +153,12 @@ def _named(file: str) -> tuple[str, str]:
     return name, unquote(rest.rpartition("_")[0])
 
 
+def main() -> None:
+    try:
+        renew(Path(__file__).resolve().parent.parent)
+    except (BuildError, NoMirrorError, OSError) as e:
+        sys.exit(f"make lock: {e}")
+
+
 if __name__ == "__main__":
-    renew(Path(__file__).resolve().parent.parent)
+    main()
