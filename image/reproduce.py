@@ -37,6 +37,11 @@ class Circumstances:
     def build(self) -> Path:
         return self.place / "build"
 
+    @property
+    def cache(self) -> Path:
+        """Beside the clone: mkosi does not work in a folder that it reads."""
+        return self.place.with_name(f"{self.place.name}-cache")
+
 
 BUILDS: Final = (
     Circumstances(
@@ -85,7 +90,7 @@ def run(build: Circumstances, targets: list[str]) -> None:
     # Not those of the make that runs us: it would hand its flags and variables on.
     kept = {name: value for name, value in os.environ.items() if not name.startswith("MAKE")}
     kept.pop("SOURCE_DATE_EPOCH", None)
-    environment = {**kept, **build.environment, "AURAE_CACHE": str(build.build / "cache")}
+    environment = {**kept, **build.environment, "AURAE_CACHE": str(build.cache)}
     done = subprocess.run(
         ["make", *targets], cwd=build.place, env=environment, umask=build.umask, check=False
     )
@@ -97,7 +102,7 @@ def artifacts(build: Path) -> set[str]:
     """Names of the files in a folder `build/`, and below it, that are there to be used."""
     found: set[str] = set()
     for path in build.iterdir():
-        if path.name in (*NOT_ARTIFACTS, "cache"):
+        if path.name in NOT_ARTIFACTS:
             continue
         files = path.rglob("*") if path.is_dir() else [path]
         found.update(

@@ -9,7 +9,7 @@ def build(folder: Path, **files: bytes) -> Path:
     for name, content in {"vmlinuz": b"kernel", "pxe/script": b"boot", **files}.items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_bytes(content)
-    for unneeded in ("venv/x", "image/root/etc/os-release", "cache/x"):
+    for unneeded in ("venv/x", "image/root/etc/os-release", "node/x"):
         (folder / unneeded).parent.mkdir(parents=True, exist_ok=True)
         (folder / unneeded).write_text("of no account")
     return folder
