@@ -3,10 +3,12 @@
 | file | what |
 |---|---|
 | `aurae.img` | the disk |
+| `aurae-4k.img` | the same for disks whose sectors have 4096 bytes |
 | `vmlinuz`, `initramfs` | for a direct kernel boot, the root inside the initramfs |
 | `initramfs-micro` | the same without the root, for a root on a disk or in persistent memory |
 | `root.erofs` | the root |
-| `aurae.efi` | the boot image of the disk: kernel, initramfs and command line |
+| `root.verity` | its hash tree, and the hash of the boot image that goes with it |
+| `aurae.efi` | that boot image: kernel, initramfs, and a command line with the root hash |
 | `aurae.pcrs.json` | what a TPM measures when the disk is booted |
 | `aurae.spdx.json` | the bill of materials |
 | `version` | the version of all of them; `aurae_VERSION.img` and so on are links to them |
@@ -51,18 +53,19 @@ from image.profile import DEFAULT, PROFILES, Profile
 from image.secure_boot import Keys
 from image.stages import Stage
 
+_DISKS: Final = {"aurae.img": 512, "aurae-4k.img": 4096}
+"""The disks, by the bytes of a sector."""
+
 PRODUCTS: Final = (
-    "aurae.img",
-    "vmlinuz",
-    "initramfs",
-    "initramfs-micro",
-    "root.erofs",
+    *_DISKS,
+    *("vmlinuz", "initramfs", "initramfs-micro", "root.erofs", "root.verity", "aurae.efi"),
     "aurae.spdx.json",
 )
 
 # What is found beside its stable name by one with the version in it, `aurae_VERSION.END`.
 VERSIONED: Final = {
     "aurae.img": "img",
+    "aurae-4k.img": "4k.img",
     "vmlinuz": "vmlinuz",
     "initramfs": "initramfs",
     "aurae.efi": "efi",
@@ -189,12 +192,12 @@ def chain(at: Places, *, fresh: bool = False) -> list[Stage]:
         ),
         Stage(
             "disk",
-            "disk: unified kernel image, systemd-boot, partitions",
+            "disks: hash tree, unified kernel image, systemd-boot, partitions",
             (
                 *at.code("repart", "measure.py", "secure_boot.py"),
                 *(at.keys.files if at.keys else ()),
             ),
-            products("aurae.img", "aurae.efi", "aurae.pcrs.json"),
+            products("root.verity", "aurae.efi", "aurae.pcrs.json", *_DISKS),
             lambda _: make_disk(at),
         ),
         Stage(
@@ -385,15 +388,20 @@ def _make_initramfs(at: Places) -> None:
 
 
 def make_disk(at: Places) -> None:
-    """Boot image and disk, of what the stages before have left."""
-    uki = at.build / "aurae.efi"
+    """Hash tree, boot image and disks, of what the stages before have left."""
+    made = at.version.read_text().strip()
+    erofs, tree, uki = (at.build / name for name in ("root.erofs", "root.verity", "aurae.efi"))
     release = kernel.version(at.tree("base"))
     micro = at.build / "initramfs-micro"
-    disk.make_uki(at.workshop(), at.build / "vmlinuz", micro, at.root, release, uki, at.keys)
-    made = at.version.read_text().strip()
-    measure.write(at.workshop(), uki, made, at.build / "aurae.pcrs.json")
-    image = at.build / "aurae.img"
-    disk.make_disk(at.workshop(), uki, at.build / "root.erofs", made, image, at.keys)
+    build = at.workshop()
+    root_hash = disk.make_tree(build, erofs, tree)
+    parameters = f"roothash={root_hash}"
+    disk.make_uki(build, at.build / "vmlinuz", micro, at.root, release, parameters, uki, at.keys)
+    measure.write(build, uki, made, at.build / "aurae.pcrs.json")
+    disk.seal(tree, uki)
+    entries = {f"aurae_{made}.efi": uki}
+    for name, sector in _DISKS.items():
+        disk.make_disk(build, entries, erofs, tree, at.build / name, sector, at.keys)
 
 
 def _make_sbom(at: Places) -> None:
