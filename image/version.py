@@ -20,7 +20,7 @@ from image.errors import BuildError
 
 # What os-release(5) allows in VERSION_ID, so that no name of a file needs quoting; no `+`, which
 # begins a counter of boots in the name of a boot entry.
-_VALID: Final = re.compile(r"[0-9][0-9a-z._-]{0,63}")
+_VALID: Final = re.compile(r"[0-9][0-9a-z.-]{0,63}")
 _RELEASE: Final = re.compile(r'^VERSION: Final = "(.*)"$', re.MULTILINE)
 _COMMIT_DIGITS: Final = 12
 
@@ -55,7 +55,7 @@ def checked(version: str) -> str:
     if not _VALID.fullmatch(version) or ".." in version:
         raise BuildError(
             f"version {version}: cannot stand in a file's name; write digits, small letters,"
-            " `.`, `_` and `-`, a digit first, 64 at most"
+            " `.` and `-`, a digit first, 64 at most"
         )
     return version
 

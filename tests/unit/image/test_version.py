@@ -119,7 +119,9 @@ def test_a_given_version_goes_before_all(repository: Path) -> None:
     assert version.find(repository, {"VERSION": "9.9.9-test"}) == "9.9.9-test"
 
 
-@pytest.mark.parametrize("bad", ["v1", "1+2", "1/2", "1 2", "1..2", "1A", "1" * 65, "-1", "1~rc1"])
+@pytest.mark.parametrize(
+    "bad", ["v1", "1+2", "1/2", "1 2", "1..2", "1A", "1" * 65, "-1", "1~rc1", "1_2"]
+)
 def test_what_no_files_name_can_have_is_refused(repository: Path, bad: str) -> None:
     with pytest.raises(BuildError, match="cannot stand in a file's name"):
         version.find(repository, {"VERSION": bad})
