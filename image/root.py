@@ -13,6 +13,9 @@ from image import elf, kernel, python
 
 PROGRAMS: Final = ("busybox", "crun", f"python{python.SERIES}", "setpriv")
 
+# Of the debug profile.
+DEBUGGERS: Final = ("strace",)
+
 # Opened by name at run time, so no program says that it needs them: threads that are cancelled
 # and exceptions in C++.
 OPENED_BY_NAME: Final = ("libgcc_s.so.1",)
@@ -87,8 +90,12 @@ import cryptography.x509, pyroute2, shtab, yaml
 """
 
 
-def make(base: Path, root: Path, requirements: Path) -> None:
-    """Fill the empty folder `root` with all but the packages of this project."""
+def make(base: Path, root: Path, requirements: Path, report: Path, *, shell: bool) -> None:
+    """Fill the empty folder `root` with all but the packages of this project.
+
+    `report` is written for `image.sbom`; see `python.install_wheels`. `shell`: whoever sits at the
+    console is root.
+    """
     for name, mode in FOLDERS.items():
         folder = root / name
         folder.mkdir(parents=True, exist_ok=True)
@@ -99,15 +106,17 @@ def make(base: Path, root: Path, requirements: Path) -> None:
         (root / name).write_text(text)
     for name in COPIED:
         shutil.copyfile(base / name, root / name)
-    for name in PROGRAMS:
+    for name in (*PROGRAMS, *(DEBUGGERS if shell else ())):
         shutil.copy(base / "usr/bin" / name, root / "usr/bin" / name)
+    if shell:
+        (root / "etc/aurae/debug").write_text("Whoever sits at the console is root.\n")
     init = root / "usr/bin/init"
     init.write_text(INIT)
     init.chmod(0o755)
     python.copy_stdlib(base, root)
     packages = root / python.DIST_PACKAGES
     packages.mkdir(parents=True)
-    python.install_wheels(requirements, packages)
+    python.install_wheels(requirements, packages, report)
     copy_libraries(base, root)
     make_applets(root)
     python.compile_in_place(root, [root / python.STDLIB, packages], prefix=root)

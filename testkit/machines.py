@@ -150,6 +150,11 @@ class Machines:
     running: list[Machine] = field(default_factory=list)
     _number: "itertools.count[int]" = field(default_factory=lambda: itertools.count(1))
 
+    @property
+    def version(self) -> str:
+        """Of the image."""
+        return (self.artifacts / "version").read_text().strip()
+
     def start(
         self,
         *,
@@ -163,6 +168,7 @@ class Machines:
         nics: Sequence[Nic] = (Nic(forwarded=API_PORT),),
         drives: Sequence[Drive] = (),
         devices: Sequence[str] = (),
+        tpm: Path | None = None,
         console: str = "ttyS0",
         reboots: bool = False,
         date: str = "",
@@ -186,6 +192,7 @@ class Machines:
             nics=tuple(nics),
             drives=tuple(drives),
             devices=tuple(devices),
+            tpm=tpm,
             console=console,
             reboots=reboots,
             date=date,
