@@ -73,6 +73,11 @@ lock: env ## Renew the locked versions in requirements/
 image: env ## Build the image into build/ (FRESH=1: with today's Debian packages)
 	@$(PYTHON) -m image.build $(if $(FRESH),--fresh)
 
+.PHONY: pxe
+pxe: env ## Build what a network boots into build/pxe/ (aer netboot serve offers it)
+	@$(MAKE) image
+	@$(PYTHON) -m image.pxe
+
 .PHONY: boot
 boot: env ## Boot with the working tree's Python (BACKGROUND=1: return when the API answers)
 	@[ -e $(BUILD)/initramfs ] || $(MAKE) image
