@@ -190,6 +190,7 @@ async def serving(
                         tasks.create_task(_live(processes, connected)),
                         tasks.create_task(_tell(parts.health, going_down)),
                         tasks.create_task(_keep(audit, ready)),
+                        tasks.create_task(_fetch(settings, ready)),
                     )
                     yield Serving(where, secure.port, parts)
                     await parts.health.drain()
@@ -271,6 +272,22 @@ async def _keep(audit: Recorder, ready: asyncio.Event) -> None:
     if api_implementation.Type() != "upb":
         log.warning("protobuf: is not compiled but pure Python, so the API is slow; mend the image")
     await audit.log.run()
+
+
+async def _fetch(settings: Settings, ready: asyncio.Event) -> None:
+    """The node's configuration, where it is somewhere else."""
+    if not settings.config_url:
+        return
+    await ready.wait()
+    # Few nodes have it there.
+    remote = await asyncio.to_thread(import_module, "runtime.remote.document")
+    source = remote.Source(
+        settings.config_url,
+        settings.config_key,
+        settings.boot_card,
+        settings.config_authorities,
+    )
+    await remote.keep(source, settings.config_document)
 
 
 async def _apply(cells: Cells, connected: asyncio.Event, settings: Settings) -> None:

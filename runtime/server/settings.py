@@ -8,6 +8,7 @@ from initd.values import NamedTuple
 CREDENTIALS: Final = Path("/run/credentials/@system")
 SET: Final = "aurae.cells.json"
 POLICY: Final = "aurae.policy.json"
+CONFIG_CA: Final = "aurae.config.ca.crt"
 LISTEN: Final = "[::]:8080"
 SVID_LIFE: Final = 3600.0
 # What may be asked for: less would be over before it is used, more could not be waited for.
@@ -38,6 +39,12 @@ class Settings(NamedTuple):
     """Where what must outlive a boot goes, if a data disk is mounted there or above."""
     claimable: bool = False
     """Whether it may be claimed where it has no identity."""
+    config_url: str = ""
+    """Where the node's configuration is fetched from, if it is."""
+    config_key: str = ""
+    """By whom it must be signed: an Ed25519 public key, base64."""
+    boot_card: str = ""
+    """The card that the machine was booted by, as pxelinux and iPXE write it."""
 
     @property
     def state(self) -> Path:
@@ -84,6 +91,16 @@ class Settings(NamedTuple):
     def policy(self) -> Path:
         """What SetPolicy stores."""
         return self.state / "policy.json"
+
+    @property
+    def config_document(self) -> Path:
+        """What was fetched from `config_url` and is signed."""
+        return self.run / "config.url.toml"
+
+    @property
+    def config_authorities(self) -> Path | None:
+        """Who signs for https servers there."""
+        return self.credentials / CONFIG_CA if self.credentials else None
 
     @property
     def boot_policy(self) -> Path | None:
@@ -151,6 +168,9 @@ class Settings(NamedTuple):
             owns_clock=True,
             svid_life=_svid_life(given.get("aurae.svid-life", "")),
             claimable=True,
+            config_url=given.get("aurae.config", ""),
+            config_key=given.get("aurae.config-key", ""),
+            boot_card=given.get("BOOTIF", ""),
         )
 
 
