@@ -21,16 +21,6 @@ _LEVELS: Final = {"debug": Level.DEBUG, "info": Level.INFO, "warning": Level.WAR
 # In memory, or not to be read before somebody has made them.
 _NO_DISKS: Final = ("ram", "loop", "zram", "pmem", "nbd", "fd")
 
-# Which credential a key of `identity` stands for.
-IDENTITY: Final = {
-    "certificate": "aurae.node.crt",
-    "key": "aurae.node.key",
-    "bundle": "aurae.ca.crt",
-    "crl": "aurae.crl",
-    "authority-certificate": "aurae.node-ca.crt",
-    "authority-key": "aurae.node-ca.key",
-}
-
 
 def early(command_line: CommandLine) -> tuple[CommandLine, Done]:
     """With all but what comes later: by URL, and from the data disk."""
@@ -78,12 +68,13 @@ def _settle(
     final: bool = False,
 ) -> tuple[CommandLine, Done]:
     from initd.configuration import channels
+    from initd.configuration import identity as identities
 
     places = channels.Places(_RUN, state())
     found = channels.gather(places)
     merged = channels.merge(found)
     names = (channel.name for channel in found if channel.name != "cmdline")
-    written = place_credentials(merged.values.get("identity", {}))
+    written = identities.place(merged.values.get("identity", {}), credentials.FOLDER)
     if final:
         channels.write(f"{_RUN}/{_MERGED}", merged)
         channels.write(f"{_RUN}/{_BOOT}", merged)
@@ -112,21 +103,3 @@ def in_effect(command_line: CommandLine, path: str = f"{_RUN}/{_BOOT}") -> Comma
     from initd.configuration import channels
 
     return configured(command_line, channels.read(path).values)
-
-
-def place_credentials(
-    identity: dict[str, Any], folder: str = credentials.FOLDER
-) -> tuple[str, ...]:
-    """Who the node is, as credentials, where no credential says so already; the problems."""
-    given = {IDENTITY[key]: text for key, text in identity.items() if key in IDENTITY}
-    for domain, text in identity.get("federated", {}).items():
-        given[f"aurae.federated.{domain}.crt"] = text
-    problems = []
-    for name, text in given.items():
-        try:
-            credentials.add(name, text.encode(), folder)
-        except OSError as error:
-            problems.append(f"identity: credential {name}: {error.strerror}")
-        except credentials.BadCredential as error:
-            problems.append(f"identity: credential {error}")
-    return tuple(problems)

@@ -120,12 +120,6 @@ def _by_esp(folder: str, problems: list[str]) -> dict[str, bytes]:
     return found
 
 
-def add(name: str, content: bytes, folder: str = FOLDER) -> None:
-    """One more, unless there is one of that name. Raises BadCredential, OSError."""
-    if not os.path.exists(path := f"{folder}/{_checked(name)}"):
-        _write(path, content)
-
-
 def is_encrypted(content: bytes) -> bool:
     """Whether it is what systemd-creds(1) encrypts."""
     try:

@@ -7,6 +7,7 @@ import pytest
 
 from initd.boot import configuration, credentials
 from initd.boot.cmdline import CommandLine, parse
+from initd.configuration import identity as identities
 from initd.log import Level
 
 
@@ -18,7 +19,7 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(configuration, "state", lambda: str(folder / "state"))
     monkeypatch.setattr(credentials, "DOCUMENTS", str(folder / "config"))
     monkeypatch.setattr(configuration, "_NO_DISKS", ("",))
-    monkeypatch.setattr(configuration, "place_credentials", lambda _: ())
+    monkeypatch.setattr(credentials, "FOLDER", str(folder))
     return folder
 
 
@@ -74,7 +75,7 @@ def test_the_command_lines_own_has_the_last_word() -> None:
 def test_who_the_node_is_is_placed_where_nobody_said_so(tmp_path: Path) -> None:
     (tmp_path / "aurae.ca.crt").write_text("given")
     identity = {"certificate": "c", "bundle": "b", "federated": {"other.org": "f"}, "svid-life": 5}
-    assert configuration.place_credentials(identity, str(tmp_path)) == ()
+    assert list(identities.place(identity, str(tmp_path))) == []
     assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {
         "aurae.ca.crt": "given",
         "aurae.node.crt": "c",
@@ -83,8 +84,8 @@ def test_who_the_node_is_is_placed_where_nobody_said_so(tmp_path: Path) -> None:
 
 
 def test_a_name_that_leads_elsewhere_is_refused(tmp_path: Path) -> None:
-    (problem,) = configuration.place_credentials({"federated": {"../x": "f"}}, str(tmp_path))
-    assert problem.startswith("identity: credential")
+    (problem,) = identities.place({"federated": {"../x": "f"}}, str(tmp_path))
+    assert problem == "identity.federated: '../x' is no trust domain"
     assert list(tmp_path.iterdir()) == []
 
 
