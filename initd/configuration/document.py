@@ -170,7 +170,7 @@ DOCUMENT: Final = Table(
         Key(
             "policy",
             Anything(),
-            "who may do what: what aer auth get-policy shows, in TOML",
+            "who may do what: what aer auth policy get prints, in TOML",
             whole=True,
         ),
         Key(
