@@ -1,7 +1,7 @@
 """The document: what may stand in it, and what the kernel's command line says in its terms."""
 
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Final
 
 from initd.configuration.tables import (
@@ -18,6 +18,7 @@ from initd.configuration.tables import (
     read,
     split,
 )
+from initd.network.document import NETWORK
 from initd.values import NamedTuple
 
 SIZE_LIMIT: Final = 1 << 20
@@ -74,15 +75,6 @@ def _socket(text: str) -> str:
     if not text.startswith("unix:/"):
         raise ValueError(f"{text[:80]!a} is no address of an agent; write unix:/PATH")
     return text
-
-
-def _network(given: Mapping[str, Any]) -> Iterable[Problem]:
-    try:
-        from initd.network import document  # type: ignore[attr-defined]
-    except ImportError:
-        return ()
-    problems: Iterable[Problem] = document.check(given)
-    return problems
 
 
 _DATA: Final = Table(
@@ -159,7 +151,7 @@ DOCUMENT: Final = Table(
             "kernel settings, as sysctl(8) names them",
             example='{ "vm.swappiness" = 10 }',
         ),
-        Key("network", Anything(check=_network), "links, addresses and name servers"),
+        Key("network", NETWORK, "links, addresses and name servers"),
         Key(
             "disks",
             Table((Key("data", _DATA, "the disk for what outlives a boot"),)),

@@ -43,11 +43,16 @@ def test_each_channel_goes_before_the_next(places: Places, number: int) -> None:
 def test_tables_are_merged_key_by_key_and_lists_are_not() -> None:
     merged = merge(
         (
-            Channel("smbios", {"network": {"links": {"a": {"mtu": 1500, "addresses": ["1"]}}}}),
-            Channel("stored", {"network": {"links": {"a": {"addresses": ["2"], "dhcp": False}}}}),
+            Channel(
+                "smbios", {"network": {"links": {"a": {"mtu": 1500, "addresses": ["10.0.0.1/24"]}}}}
+            ),
+            Channel(
+                "stored",
+                {"network": {"links": {"a": {"addresses": ["10.0.0.2/24"], "dhcp": False}}}},
+            ),
         )
     )
-    link = {"mtu": 1500, "addresses": ["1"], "dhcp": False}
+    link = {"mtu": 1500, "addresses": ["10.0.0.1/24"], "dhcp": False}
     assert merged.values == {"network": {"links": {"a": link}}}
     assert merged.origin == {
         "network.links.a.mtu": "smbios",
