@@ -101,6 +101,8 @@ class Key(NamedTuple):
     """Is not shown to who may only look."""
     boot: bool = False
     """A change takes effect at the next boot."""
+    whole: bool = False
+    """A table that is taken from one channel as a whole, where others are merged key by key."""
     example: str = ""
     """A value as TOML has it, for the reference."""
 
@@ -166,7 +168,7 @@ def join(path: str, name: str) -> str:
 
 
 def split(path: str) -> list[str]:
-    """The names of a path. Raises ValueError."""
+    """The names of a path, up to the list that it leads into. Raises ValueError."""
     import json
 
     names = []
@@ -177,7 +179,7 @@ def split(path: str) -> list[str]:
             raise ValueError(f"{path!a} is no path of keys; write it as in TOML, such as a.b")
         names.append(match[1] or json.loads(match[2]))
         rest = rest[match.end() :]
-        if not rest:
+        if not rest or rest.startswith("["):
             return names
         if not rest.startswith("."):
             raise ValueError(f"{path!a} is no path of keys; write it as in TOML, such as a.b")

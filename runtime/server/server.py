@@ -47,6 +47,7 @@ from runtime.trust.material import Unusable
 from runtime.trust.trust import Source, Trust
 
 if TYPE_CHECKING:
+    from runtime.configuration.configurations import Configurations
     from runtime.trust.custody import Custody
 
 log = logging.getLogger(__name__)
@@ -133,8 +134,9 @@ async def serving(
     )
     authenticator = Authenticator(trust)
     callers = Callers(authenticator, cells)
-    policies = Policies(settings.policy, settings.boot_policy, trust.domain)
+    policies = Policies(settings.policy, settings.boot_policy, trust.domain, settings.merged)
     trust.listen(lambda _: policies.reconsider())
+    configurations = _configurations(settings, policies, trust)
     tenants = _tenants(cells, policies)
     gate = Gate(policies, tenants.check)
     audit = Recorder(settings.state / "audit", lasting=settings.state == settings.disk)
@@ -150,6 +152,7 @@ async def serving(
             health=Health(),
             audit=audit,
             custody=custody,
+            configurations=configurations,
         )
         make = _maker(border, parts)
         server = make()
@@ -193,6 +196,7 @@ async def serving(
                         tasks.create_task(_live(processes, connected)),
                         tasks.create_task(_tell(parts.health, going_down)),
                         tasks.create_task(_keep(audit, ready)),
+                        tasks.create_task(_configure(settings, configurations, wakeups, ready)),
                     )
                     yield Serving(where, secure.port, parts)
                     await parts.health.drain()
@@ -218,6 +222,35 @@ def _tenants(cells: Cells, policies: Policies) -> Tenants:
     cells.quota = tenants.most
     policies.on_change = lambda policy: tenants.adjust(policy.tenants)
     return tenants
+
+
+def _configurations(
+    settings: Settings, policies: Policies, trust: Trust
+) -> "Callable[[], Configurations]":
+    """Makes it once, when it is first needed: with it come parts that nothing else needs."""
+    made: list[Configurations] = []
+
+    def configurations() -> "Configurations":
+        if not made:
+            from runtime.server.configured import make
+
+            made.append(make(settings, policies, trust.domain))
+        return made[0]
+
+    return configurations
+
+
+async def _configure(
+    settings: Settings,
+    configurations: "Callable[[], Configurations]",
+    wakeups: Wakeups,
+    ready: asyncio.Event,
+) -> None:
+    """The node's configuration is followed once the API answers."""
+    await ready.wait()
+    if settings.configurable:
+        await asyncio.to_thread(import_module, "runtime.server.configured")
+        await configurations().run(wakeups)
 
 
 async def _announce(

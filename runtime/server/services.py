@@ -19,6 +19,7 @@ from runtime.server.health import Health
 from runtime.server.recorder import Recorder
 
 if TYPE_CHECKING:
+    from runtime.configuration.configurations import Configurations
     from runtime.trust.custody import Custody
 
 
@@ -34,6 +35,7 @@ class Parts(NamedTuple):
     health: Health
     audit: Recorder
     custody: "Callable[[], Custody]"
+    configurations: "Callable[[], Configurations]"
 
 
 # A servicer, and what registers it with a server.
@@ -63,6 +65,15 @@ def _cells(parts: Parts) -> Made:
 
     servicer = CellService(parts.cells, parts.tenants)
     return servicer, cells_pb2_grpc.add_CellServiceServicer_to_server
+
+
+def _config(parts: Parts) -> Made:
+    from aurae.node.v0 import config_pb2_grpc
+
+    from runtime.configuration.service import ConfigService
+
+    servicer = ConfigService(parts.configurations(), parts.gate)
+    return servicer, config_pb2_grpc.add_ConfigServiceServicer_to_server
 
 
 def _discovery(parts: Parts) -> Made:
@@ -105,6 +116,7 @@ SERVICES: Final = {
     "aurae.cells.v0.CellService": _cells,
     "aurae.discovery.v0.DiscoveryService": _discovery,
     "aurae.identity.v0.IdentityService": _identity,
+    "aurae.node.v0.ConfigService": _config,
     "aurae.node.v0.NodeService": _node,
     "aurae.observe.v0.ObserveService": _observe,
 }
@@ -113,7 +125,8 @@ NAMES: Final = tuple(SERVICES)
 # What is loaded beside, once the API answers, so that no call waits for it.
 LATER: Final = (
     *("runtime.audit.log", "runtime.policy.document", "google.protobuf.json_format"),
-    *("runtime.audit.service", "runtime.cells.service", "runtime.discovery.service"),
+    *("runtime.audit.service", "runtime.cells.service", "runtime.configuration.service"),
+    "runtime.discovery.service",
     *("runtime.node.service", "runtime.observe.service", "runtime.policy.service"),
     "runtime.trust.service",
 )

@@ -151,6 +151,10 @@ def test_a_path_can_be_split_again(names: list[str]) -> None:
     assert split(path) == names
 
 
+def test_a_path_into_a_list_leads_to_the_list() -> None:
+    assert split('a."b[0]".c[1].d') == ["a", "b[0]", "c"]
+
+
 @pytest.mark.parametrize("path", ["", "a..b", ".a", "a.", 'a."b', "a b"])
 def test_what_is_no_path_is_refused(path: str) -> None:
     with pytest.raises(ValueError, match="no path"):

@@ -1,0 +1,58 @@
+"""Makes the node's configuration from the parts that it has to do with."""
+
+import json
+import signal
+from collections.abc import Callable, Iterable
+from typing import Any, Final
+
+from initd.configuration.tables import Problem
+from initd.errors import AuraedError
+from runtime.configuration.configurations import Configurations
+from runtime.policy import document, model
+from runtime.policy.policies import Policies
+from runtime.server import boot
+from runtime.server.settings import Settings
+
+GUEST: Final = "is not this node's own; change it on the host, or give options to auraed"
+
+
+def make(
+    settings: Settings, policies: Policies, trust_domain: Callable[[], str | None]
+) -> Configurations:
+    def check_policy(given: Any) -> Iterable[Problem]:
+        try:
+            policy = document.from_json(json.dumps(given))
+            if (own := trust_domain()) is not None:
+                model.refuse_lockout(policy, own)
+        except AuraedError as e:
+            yield _problem("policy", str(e))
+
+    return Configurations(
+        settings.run,
+        settings.state,
+        lasting=settings.state == settings.disk,
+        checks={"policy": check_policy, "cells": _check_cells},
+        on_change=policies.reread,
+        restart=lambda: signal.raise_signal(signal.SIGTERM),
+        cmdline=str(settings.cmdline),
+        refusal="" if settings.configurable else GUEST,
+    )
+
+
+def _check_cells(given: Any) -> Iterable[Problem]:
+    try:
+        entries = list(boot.read(json.dumps(given)))
+    except ValueError as e:
+        yield Problem("cells", str(e))
+        return
+    for entry in entries:
+        try:
+            entry.value()
+        except AuraedError as e:
+            yield Problem(f"cells.{entry.name}", str(e))
+
+
+def _problem(key: str, message: str) -> Problem:
+    """Messages about a part begin with its path already."""
+    path, _, rest = message.partition(": ")
+    return Problem(path, rest) if path.startswith(key) and rest else Problem(key, message)
