@@ -2,14 +2,15 @@
 
 import json
 import time
-import tomllib
 from collections.abc import Callable, Iterator
 from typing import Any, Final
 
 import pytest
+from aurae.node.v0 import config_pb2
 
-from image.machine import API_PORT, Channel, Credential, Nic
+from image.machine import API_PORT, Drive, Nic
 from testkit.machines import Machine, Machines
+from tests.integration.test_configuration import DISK, data_disk
 
 PATIENCE: Final = 90.0
 # With what a document needs, of the 100 MB that all of auraed may take.
@@ -80,14 +81,12 @@ exec udhcpd -f -S /run/peer.conf
 
 
 @pytest.fixture(scope="module")
-def linked(machines: Machines) -> Iterator[Machine]:
-    """A machine with four cards, whose network is that of the document."""
+def linked(machines: Machines, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machine]:
+    """A machine with four cards, whose network is that of the document on its data disk."""
     machine = machines.start(
+        cmdline=(DISK,),
         nics=(Nic(forwarded=API_PORT), Nic(hub=1), Nic(hub=1), Nic(hub=1)),
-        credentials=(
-            *machines.trust.credentials(),
-            Credential("aurae.config.toml", DOCUMENT.encode(), Channel.SMBIOS),
-        ),
+        drives=(Drive(file=data_disk(tmp_path_factory.mktemp("disk"), DOCUMENT)),),
     )
     wait("the bridge", lambda: link(machine, "br0")["up"])
     machine.system.start("peer", f"exec unshare -n sh -c '{PEER}'")
@@ -123,10 +122,7 @@ def addresses(machine: Machine, name: str) -> set[str]:
 
 
 def configure(machine: Machine, text: str) -> None:
-    """As auraed does it, but without asking whether it should."""
-    value = json.dumps({"values": tomllib.loads(text), "origin": {}})
-    file = "/run/aurae/config.json"
-    machine.system.read(f"cat > {file}.new << 'END'\n{value}\nEND\nmv {file}.new {file}")
+    machine.api.config.Apply(config_pb2.ConfigServiceApplyRequest(document=text))
 
 
 def reaches(machine: Machine, address: str) -> bool:
