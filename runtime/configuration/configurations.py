@@ -19,6 +19,7 @@ from runtime.configuration.model import (
     Trial,
     boot_notes,
     hidden_notes,
+    link_notes,
     revision_of,
 )
 from runtime.observe.wakeups import Wakeups
@@ -198,6 +199,7 @@ class Configurations:
         )
         notes = (
             *hidden_notes(merged.hidden, merged),
+            *link_notes(merged.values, Path(self._places.cmdline).read_text(errors="replace")),
             *self._above(merged.values),
             *boot_notes(boot, merged.values),
             *self._effects.unknown(merged.values),
