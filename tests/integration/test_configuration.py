@@ -59,6 +59,14 @@ def document(channel: str) -> str:
     return "[sysctls]\n" + "".join(f'"{name}" = {value(channel)}\n' for name in names)
 
 
+def identity(machines: Machines) -> str:
+    """Who the node is, in the place of credentials."""
+    given = {one.name: one.content.decode() for one in machines.trust.credentials()}
+    names = {"aurae.node.crt": "certificate", "aurae.node.key": "key", "aurae.ca.crt": "bundle"}
+    texts = (f'{key} = """{given[name]}"""\n' for name, key in names.items())
+    return "[identity]\n" + "".join(texts)
+
+
 @pytest.fixture
 def disk(tmp_path: Path) -> Path:
     return data_disk(tmp_path)
@@ -150,8 +158,7 @@ def all_channels(machines: Machines, tmp_path: Path) -> Iterator[Machine]:
     machine = with_extra.start(
         cmdline=(DISK, *words),
         credentials=(
-            *machines.trust.credentials(),
-            Credential(NAME, document("smbios").encode(), Channel.SMBIOS),
+            Credential(NAME, (document("smbios") + identity(machines)).encode(), Channel.SMBIOS),
             Credential(NAME, document("fw_cfg").encode(), Channel.FW_CFG),
             Credential(NAME, document("initramfs").encode(), Channel.INITRAMFS),
         ),
@@ -190,6 +197,7 @@ def test_each_channel_goes_before_the_next(all_channels: Machine) -> None:
         strict=True,
     ):
         assert re.search(rf'^sysctls\."{re.escape(name)}"  +\S+  +{origin}$', said, re.MULTILINE)
+    assert re.search(r"^identity\.key  +\(secret\)  +SMBIOS$", said, re.MULTILINE)
     log = all_channels.daemon_log()
     assert "ESP credential aurae.crl: is encrypted, and the node has no key for it" in log
     assert re.search(
@@ -199,7 +207,11 @@ def test_each_channel_goes_before_the_next(all_channels: Machine) -> None:
 
 def test_a_document_is_applied_and_holds_after_a_reboot(boot: Boot, disk: Path) -> None:
     machine = boot(cmdline=(DISK, "aurae.log=info"), drives=(Drive(file=disk, kept=True),))
-    text = 'hostname = "web7"\nlog-level = "debug"\n[sysctls]\n"vm.swappiness" = 7\n'
+    text = (
+        'hostname = "web7"\nlog-level = "debug"\n[sysctls]\n"vm.swappiness" = 7\n'
+        '[[cells.cells]]\nname = "web"\n[[cells.executables]]\ncell_name = "web"\n'
+        'executable = { name = "main", command = "exec sleep 1000" }\n'
+    )
     checked = aer(machine, "node", "config", "validate", "-", text="hostnme = 'a'")
     assert (checked.returncode, checked.stdout) == (
         1,
@@ -214,6 +226,7 @@ def test_a_document_is_applied_and_holds_after_a_reboot(boot: Boot, disk: Path) 
     assert (
         "note: log-level: is hidden: cmdline has another value, which goes before" in applied.stdout
     )
+    assert "note: cells: takes effect at the next boot" in applied.stdout
     assert machine.system.read("hostname") == "web7\n"
     assert sysctl(machine, "vm.swappiness") == 7
     machine.kill()
@@ -225,6 +238,7 @@ def test_a_document_is_applied_and_holds_after_a_reboot(boot: Boot, disk: Path) 
     assert again.system.read("hostname") == "web7\n"
     assert sysctl(again, "vm.swappiness") == 7
     assert re.search(r"stored +\d+ ms  stored", again.daemon_log())
+    again.console.wait_for(r"config\.boot\.json: 2 of 2 entries made", BACK)
 
     # In the middle of a trial the machine loses its power, or boots: it is what it was.
     apply(again, 'hostname = "other"', seconds=600)
