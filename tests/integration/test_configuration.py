@@ -36,8 +36,8 @@ BACK: Final = 120.0
 DISK: Final = "aurae.data=LABEL=aurae-data"
 NAME: Final = "aurae.config.toml"
 
-# In the order in which they count. Each gives a sysctl that none before it gives, and all of those
-# that those after it give.
+# In the order in which they count. Each gives the sysctl in its own place, and those of all before
+# it, which counts for nothing.
 ORDER: Final = ("cmdline", "smbios", "fw_cfg", "initramfs", "esp", "disk", "stored")
 SYSCTLS: Final = (
     "vm.swappiness",
@@ -55,7 +55,7 @@ def value(channel: str) -> int:
 
 
 def document(channel: str) -> str:
-    names = SYSCTLS[ORDER.index(channel) :]
+    names = SYSCTLS[: ORDER.index(channel) + 1]
     return "[sysctls]\n" + "".join(f'"{name}" = {value(channel)}\n' for name in names)
 
 
@@ -153,7 +153,7 @@ def all_channels(machines: Machines, tmp_path: Path) -> Iterator[Machine]:
     cidata = fat.write(
         tmp_path / "cidata.img", "CIDATA", "user-data", b"#aurae-config\nwatchdog = 9"
     )
-    words = [f"aurae.sysctl.{name}={value('cmdline')}" for name in SYSCTLS]
+    words = [f"aurae.sysctl.{SYSCTLS[0]}={value('cmdline')}"]
     with_extra = replace(machines, overlays=(*machines.overlays, extra))
     machine = with_extra.start(
         cmdline=(DISK, *words),
