@@ -303,6 +303,14 @@ def of_command_line(text: str) -> dict[str, Any]:
     return usable(values).values
 
 
+def links_of_command_line(text: str) -> list[str]:
+    """The links that an `ip=` is for, which goes before all that is said of them here; empty for
+    the first one that has none by name."""
+    from initd.network.cmdline import parse as parse_network
+
+    return [link.device or "" for link in parse_network(text).settings.links]
+
+
 def _put(values: dict[str, Any], place: Sequence[str], value: Any) -> None:
     *tables, last = place
     for name in tables:

@@ -19,6 +19,7 @@ from runtime.configuration.model import (
     Trial,
     boot_notes,
     hidden_notes,
+    link_notes,
     revision_of,
 )
 from runtime.observe.wakeups import Wakeups
@@ -59,6 +60,7 @@ class Configurations:
         *,
         lasting: bool,
         checks: Mapping[str, Check],
+        above: Callable[[Mapping[str, Any]], Iterable[Problem]] = lambda _: (),
         on_change: Callable[[], None] = lambda: None,
         restart: Callable[[], None] = lambda: None,
         cmdline: str = "/proc/cmdline",
@@ -67,8 +69,9 @@ class Configurations:
         credentials: str = identity.FOLDER,
     ) -> None:
         """`lasting`: what lies in `state` outlives a boot. `checks` are asked about the values of
-        these keys. `refusal` is why nothing may be applied. `on_change` is called when other values
-        hold, `restart` when the runtime must start again for them."""
+        these keys, `above` which values something goes before that is no channel. `refusal` is why
+        nothing may be applied. `on_change` is called when other values hold, `restart` when the
+        runtime must start again for them."""
         self.lasting = lasting
         self._run = run
         self._places = Places(str(run), str(state), cmdline)
@@ -76,6 +79,7 @@ class Configurations:
         self._effects = Effects(run, sysctls)
         self._checks = checks
         self._refusal = refusal
+        self._above = above
         self._on_change = on_change
         self._restart = restart
         self._credentials = credentials
@@ -195,6 +199,8 @@ class Configurations:
         )
         notes = (
             *hidden_notes(merged.hidden, merged),
+            *link_notes(merged.values, Path(self._places.cmdline).read_text(errors="replace")),
+            *self._above(merged.values),
             *boot_notes(boot, merged.values),
             *self._effects.unknown(merged.values),
         )

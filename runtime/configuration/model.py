@@ -7,7 +7,7 @@ from typing import Any
 
 from initd.configuration import document
 from initd.configuration.channels import Hidden, Merged, leaves
-from initd.configuration.tables import Problem
+from initd.configuration.tables import Problem, join
 from initd.values import NamedTuple
 
 
@@ -83,6 +83,22 @@ def hidden_notes(hidden: Iterable[Hidden], merged: Merged) -> Iterator[Problem]:
             )
         elif values.get(one.path) != one.value:
             yield Problem(one.path, f"is hidden: {one.by} has another value, which goes before")
+
+
+def link_notes(values: Mapping[str, Any], command_line: str) -> Iterator[Problem]:
+    """Links of which the command line says all there is to say."""
+    links = values.get("network", {}).get("links", {})
+    for name in document.links_of_command_line(command_line) if links else ():
+        if name in links:
+            yield Problem(
+                join("network.links", name),
+                "is hidden: ip= of the kernel command line is for this link, and goes before",
+            )
+        elif not name:
+            yield Problem(
+                "network.links",
+                "is hidden for the first link: ip= of the kernel command line goes before",
+            )
 
 
 def boot_notes(now: Mapping[str, Any], then: Mapping[str, Any]) -> Iterator[Problem]:

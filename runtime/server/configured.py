@@ -2,7 +2,7 @@
 
 import json
 import signal
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Final
 
 from initd.configuration.tables import Problem
@@ -27,10 +27,23 @@ def make(
         except AuraedError as e:
             yield _problem("policy", str(e))
 
+    def above(values: Mapping[str, Any]) -> Iterable[Problem]:
+        files = {
+            "policy": (settings.policy, settings.boot_policy),
+            "cells": (settings.sets[0] if settings.sets[0] != settings.configured else None,),
+            "identity": (settings.identity / "node.crt",),
+        }
+        for key, paths in files.items():
+            for path in paths:
+                if key in values and path is not None and path.exists():
+                    yield Problem(key, f"is hidden: {path} goes before")
+                    break
+
     return Configurations(
         settings.run,
         settings.state,
         lasting=settings.state == settings.disk,
+        above=above,
         checks={"policy": check_policy, "cells": _check_cells},
         on_change=policies.reread,
         restart=lambda: signal.raise_signal(signal.SIGTERM),

@@ -54,6 +54,12 @@ class Settings(NamedTuple):
         return self.run / "config.boot.json"
 
     @property
+    def documents(self) -> tuple[Path, ...]:
+        """What is there, some of it, where somebody has configured the node."""
+        run = (self.run / name for name in ("config.trial.json", "config.url.toml", "config"))
+        return (self.merged, self.configured, self.state / "config.toml", *run)
+
+    @property
     def merged(self) -> Path:
         """What it is now."""
         return self.run / "config.json"

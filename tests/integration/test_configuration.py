@@ -1,6 +1,5 @@
 """The node's configuration: which channel goes before which, apply, and trials that end."""
 
-import itertools
 import os
 import re
 import subprocess
@@ -37,8 +36,8 @@ BACK: Final = 120.0
 DISK: Final = "aurae.data=LABEL=aurae-data"
 NAME: Final = "aurae.config.toml"
 
-# In the order in which they count. Each gives a sysctl that none before it gives, and all of those
-# that those after it give.
+# In the order in which they count. Each gives the sysctl in its own place, and those of all before
+# it, which counts for nothing.
 ORDER: Final = ("cmdline", "smbios", "fw_cfg", "initramfs", "esp", "disk", "stored")
 SYSCTLS: Final = (
     "vm.swappiness",
@@ -56,8 +55,16 @@ def value(channel: str) -> int:
 
 
 def document(channel: str) -> str:
-    names = SYSCTLS[ORDER.index(channel) :]
+    names = SYSCTLS[: ORDER.index(channel) + 1]
     return "[sysctls]\n" + "".join(f'"{name}" = {value(channel)}\n' for name in names)
+
+
+def identity(machines: Machines) -> str:
+    """Who the node is, in the place of credentials."""
+    given = {one.name: one.content.decode() for one in machines.trust.credentials()}
+    names = {"aurae.node.crt": "certificate", "aurae.node.key": "key", "aurae.ca.crt": "bundle"}
+    texts = (f'{key} = """{given[name]}"""\n' for name, key in names.items())
+    return "[identity]\n" + "".join(texts)
 
 
 @pytest.fixture
@@ -146,13 +153,12 @@ def all_channels(machines: Machines, tmp_path: Path) -> Iterator[Machine]:
     cidata = fat.write(
         tmp_path / "cidata.img", "CIDATA", "user-data", b"#aurae-config\nwatchdog = 9"
     )
-    words = [f"aurae.sysctl.{name}={value('cmdline')}" for name in SYSCTLS]
+    words = [f"aurae.sysctl.{SYSCTLS[0]}={value('cmdline')}"]
     with_extra = replace(machines, overlays=(*machines.overlays, extra))
     machine = with_extra.start(
         cmdline=(DISK, *words),
         credentials=(
-            *machines.trust.credentials(),
-            Credential(NAME, document("smbios").encode(), Channel.SMBIOS),
+            Credential(NAME, (document("smbios") + identity(machines)).encode(), Channel.SMBIOS),
             Credential(NAME, document("fw_cfg").encode(), Channel.FW_CFG),
             Credential(NAME, document("initramfs").encode(), Channel.INITRAMFS),
         ),
@@ -191,6 +197,7 @@ def test_each_channel_goes_before_the_next(all_channels: Machine) -> None:
         strict=True,
     ):
         assert re.search(rf'^sysctls\."{re.escape(name)}"  +\S+  +{origin}$', said, re.MULTILINE)
+    assert re.search(r"^identity\.key  +\(secret\)  +SMBIOS$", said, re.MULTILINE)
     log = all_channels.daemon_log()
     assert "ESP credential aurae.crl: is encrypted, and the node has no key for it" in log
     assert re.search(
@@ -200,7 +207,11 @@ def test_each_channel_goes_before_the_next(all_channels: Machine) -> None:
 
 def test_a_document_is_applied_and_holds_after_a_reboot(boot: Boot, disk: Path) -> None:
     machine = boot(cmdline=(DISK, "aurae.log=info"), drives=(Drive(file=disk, kept=True),))
-    text = 'hostname = "web7"\nlog-level = "debug"\n[sysctls]\n"vm.swappiness" = 7\n'
+    text = (
+        'hostname = "web7"\nlog-level = "debug"\n[sysctls]\n"vm.swappiness" = 7\n'
+        '[[cells.cells]]\nname = "web"\n[[cells.executables]]\ncell_name = "web"\n'
+        'executable = { name = "main", command = "exec sleep 1000" }\n'
+    )
     checked = aer(machine, "node", "config", "validate", "-", text="hostnme = 'a'")
     assert (checked.returncode, checked.stdout) == (
         1,
@@ -215,6 +226,7 @@ def test_a_document_is_applied_and_holds_after_a_reboot(boot: Boot, disk: Path) 
     assert (
         "note: log-level: is hidden: cmdline has another value, which goes before" in applied.stdout
     )
+    assert "note: cells: takes effect at the next boot" in applied.stdout
     assert machine.system.read("hostname") == "web7\n"
     assert sysctl(machine, "vm.swappiness") == 7
     machine.kill()
@@ -226,6 +238,7 @@ def test_a_document_is_applied_and_holds_after_a_reboot(boot: Boot, disk: Path) 
     assert again.system.read("hostname") == "web7\n"
     assert sysctl(again, "vm.swappiness") == 7
     assert re.search(r"stored +\d+ ms  stored", again.daemon_log())
+    again.console.wait_for(r"config\.boot\.json: 2 of 2 entries made", BACK)
 
     # In the middle of a trial the machine loses its power, or boots: it is what it was.
     apply(again, 'hostname = "other"', seconds=600)
@@ -272,7 +285,7 @@ def test_a_trial_that_is_confirmed_stays(lasting: Machine) -> None:
     apply(lasting, "")
 
 
-@pytest.mark.parametrize("what", itertools.islice(CUT_OFF, SAMPLE))
+@pytest.mark.parametrize("what", list(CUT_OFF)[:SAMPLE])
 def test_a_network_that_is_wrong_is_gone_after_its_trial(lasting: Machine, what: str) -> None:
     before = get(lasting)
     # The answer may be lost with the network.
@@ -283,7 +296,7 @@ def test_a_network_that_is_wrong_is_gone_after_its_trial(lasting: Machine, what:
     assert after.revision == before.revision
 
 
-@pytest.mark.parametrize("what", itertools.islice(REFUSED, SAMPLE))
+@pytest.mark.parametrize("what", list(REFUSED)[:SAMPLE])
 def test_a_network_that_cannot_be_is_refused(lasting: Machine, what: str) -> None:
     text, message = REFUSED[what]
     with refused(grpc.StatusCode.INVALID_ARGUMENT, message):

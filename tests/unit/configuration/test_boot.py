@@ -5,10 +5,13 @@ from pathlib import Path
 
 import pytest
 
+from initd import initramfs
 from initd.boot import configuration, credentials
 from initd.boot.cmdline import CommandLine, parse
 from initd.configuration import identity as identities
+from initd.configuration.channels import Merged, write
 from initd.log import Level
+from runtime.server.settings import Settings
 
 
 @pytest.fixture
@@ -115,3 +118,34 @@ def test_of_each_channel_its_document_is_kept_apart(tmp_path: Path) -> None:
         "initramfs.toml": "a = 3",
         "esp.toml": "a = 4",
     }
+
+
+def test_credentials_of_the_stub_are_kept_and_the_first_of_a_name_counts(tmp_path: Path) -> None:
+    target = tmp_path / "esp"
+    for folder in ("credentials", "global_credentials"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "a.cred").write_text(folder)
+        (tmp_path / folder / "other.raw").write_text("x")
+        (tmp_path / folder / ".cred").write_text("x")
+        initramfs.keep_credentials(str(tmp_path / folder), str(target), suffix=".cred")
+    assert {path.name: path.read_text() for path in target.iterdir()} == {"a": "credentials"}
+    assert target.stat().st_mode & 0o777 == 0o700
+
+
+def test_the_runtime_starts_with_what_the_node_was_booted_with(tmp_path: Path) -> None:
+    settings = Settings.from_cmdline("aurae.listen=[::]:1")._replace(run=tmp_path)
+    assert settings.with_configuration() is settings
+    merged = Merged(
+        {
+            "listen": "[::]:2",
+            "log-level": "debug",
+            "identity": {"svid-life": 60, "spiffe": "unix:/x"},
+            "cells": {"cells": [{"name": "web"}]},
+        },
+        {},
+    )
+    write(str(tmp_path / "config.boot.json"), merged)
+    made = settings.with_configuration()
+    assert (made.listen, made.log, made.svid_life) == ("[::]:2", "debug", 60.0)
+    assert made.spiffe == "unix:/x"
+    assert made.sets == (settings.sets[0], tmp_path / "config.boot.json", settings.sets[1])

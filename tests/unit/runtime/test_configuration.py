@@ -164,6 +164,21 @@ def test_keys_of_a_higher_channel_and_of_the_next_boot_are_told(place: Place) ->
     assert str(notes[4]) == "sysctls.\"no.such\": cannot be set to '1': No such file or directory"
 
 
+@pytest.mark.parametrize(
+    ("given", "path"),
+    [
+        ("ip=eth0:dhcp", "network.links.eth0"),
+        ("ip=10.0.0.2::10.0.0.1:24", "network.links"),
+        ("ip=eth1:dhcp", ""),
+        ("ip=dhcp", ""),
+    ],
+)
+def test_links_that_the_command_line_has_are_told(place: Place, given: str, path: str) -> None:
+    (place.run / "cmdline").write_text(given)
+    checked = asyncio.run(place.configurations().check("[network.links.eth0]\ndhcp = false"))
+    assert [note.path for note in checked.notes] == [path] * bool(path)
+
+
 def test_a_trial_ends_by_itself(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "TRIALS", (0.0, 60.0))
     asyncio.run(place.configurations().apply('hostname = "old"'))

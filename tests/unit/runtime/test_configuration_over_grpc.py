@@ -130,6 +130,15 @@ def test_a_policy_of_the_document_holds_at_once(node: Node) -> None:
     assert auth.GetPolicy(auth_pb2.GetPolicyRequest(), timeout=DEADLINE) == before
 
 
+def test_what_else_goes_before_the_document_is_told(node: Node) -> None:
+    (node.folder / "cells.json").write_text("{}")
+    answer = apply(node, "[[cells.cells]]\nname = 'web'")
+    assert [(note.key, note.message) for note in answer.notes] == [
+        ("cells", f"is hidden: {node.folder}/cells.json goes before"),
+        ("cells", "takes effect at the next boot"),
+    ]
+
+
 def test_a_cell_configures_no_node(node: Node) -> None:
     node.allocate("web")
     with nodes.inside(node.folder, "web") as there:
