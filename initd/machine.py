@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final
 
 from initd import shutdown
 from initd.boot import cgroups as tree
-from initd.boot import clock, identity, limits, sysctls
+from initd.boot import clock, configuration, identity, limits, sysctls
 from initd.boot.cmdline import WATCHDOG, parse
 from initd.boot.hardware import Hardware
 from initd.boot.plan import Done, Step, Taken, describe, run_plan
@@ -418,7 +418,7 @@ def resume(state: "State") -> BaseException:
     log = Log(None)
     with suppress(OSError):
         log.console = open_console()
-    command_line = parse(Path("/proc/cmdline").read_text(errors="replace"))
+    command_line = configuration.in_effect(parse(Path("/proc/cmdline").read_text(errors="replace")))
     log.level = command_line.level
     begun = Begun(
         log,
