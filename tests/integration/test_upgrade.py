@@ -36,7 +36,12 @@ BACK_SECONDS: Final = 900.0
 UPGRADE_SECONDS: Final = 300.0
 # A new version has so many seconds here to be found healthy.
 BOUND: Final = "aurae.health=10"
-OLD: Final = "0.1.0"
+
+
+@pytest.fixture(scope="module")
+def old(machines: Machines) -> str:
+    """The version of the image."""
+    return (machines.artifacts / "version").read_text().strip()
 
 
 @pytest.fixture(scope="module")
@@ -137,12 +142,12 @@ def aer(machine: Machine, *arguments: str, code: int = 0) -> str:
 
 
 def test_a_node_is_upgraded_and_taken_back_while_workloads_run(
-    on: Callable[..., Machine], maker: Maker
+    on: Callable[..., Machine], maker: Maker, old: str
 ) -> None:
     new, unsigned = maker.make("0.2.0"), maker.make("0.2.1", signed=False)
     machine = on()
     first = status(machine)
-    assert (first.version, first.slot) == (OLD, "a")
+    assert (first.version, first.slot) == (old, "a")
     with machine.cell("web") as cell:
         cell.start("server", "exec sleep 100000")
         assert "aer image sign" in aer(machine, "node", "upgrade", str(unsigned), code=1)
@@ -152,7 +157,7 @@ def test_a_node_is_upgraded_and_taken_back_while_workloads_run(
         assert "of none of this node's keys" in said
         forged.signature.unlink()
         said = aer(machine, "node", "upgrade", str(maker.make("0.0.9")), code=1)
-        assert f"is not newer than {OLD}" in said
+        assert f"is not newer than {old}" in said
         line = [sys.executable, "-m", "aer", "--config", str(machine.config_file)]
         slowest = 0.0
         with subprocess.Popen(
@@ -168,22 +173,22 @@ def test_a_node_is_upgraded_and_taken_back_while_workloads_run(
         assert "version 0.2.0 in slot b: is there for the next boot" in said
         assert slowest < 5, "the API stays fast"
         assert cell.status("server").pid
-    assert versions(machine) == {OLD: "GOOD", "0.2.0": "TRYING"}
+    assert versions(machine) == {old: "GOOD", "0.2.0": "TRYING"}
     aer(machine, "node", "reboot", "--no-wait")
     second = until_healthy(machine, "0.2.0")
     assert second.slot == "b"
-    until("it is blessed", 60, lambda: versions(machine) == {OLD: "GOOD", "0.2.0": "GOOD"})
-    assert "the next boot has version 0.1.0" in aer(
+    until("it is blessed", 60, lambda: versions(machine) == {old: "GOOD", "0.2.0": "GOOD"})
+    assert f"the next boot has version {old}" in aer(
         machine, "node", "upgrade", "rollback", "--reboot"
     )
-    assert until_healthy(machine, OLD).slot == "a"
-    assert versions(machine) == {OLD: "GOOD", "0.2.0": "BAD"}
+    assert until_healthy(machine, old).slot == "a"
+    assert versions(machine) == {old: "GOOD", "0.2.0": "BAD"}
     with refused(grpc.StatusCode.FAILED_PRECONDITION, "no other one"):
         machine.api.upgrade.Rollback(pb.RollbackRequest())
     # The version that was taken back may come again.
     with served(new.parent) as url:
         aer(machine, "node", "upgrade", f"{url}/{new.name}")
-    assert versions(machine) == {OLD: "GOOD", "0.2.0": "TRYING"}
+    assert versions(machine) == {old: "GOOD", "0.2.0": "TRYING"}
     machine.poweroff()
 
 
@@ -212,7 +217,7 @@ SAMPLE: Final = ("network-dead",)
 
 @pytest.mark.parametrize("name", FAULTS if SOAK else SAMPLE)
 def test_a_broken_version_is_left_by_itself_within_three_boots(
-    on: Callable[..., Machine], maker: Maker, name: str
+    on: Callable[..., Machine], maker: Maker, old: str, name: str
 ) -> None:
     # The kernel finds nothing that it could start.
     parameters = BOUND if FAULTS[name] else f"{BOUND} rdinit=/none root=/none"
@@ -222,15 +227,15 @@ def test_a_broken_version_is_left_by_itself_within_three_boots(
     until(
         "the version before is back",
         BACK_SECONDS,
-        lambda: versions(machine) == {OLD: "GOOD", "0.3.0": "BAD"},
+        lambda: versions(machine) == {old: "GOOD", "0.3.0": "BAD"},
     )
-    assert status(machine).version == OLD
+    assert status(machine).version == old
     # The first boot, three at most of the broken version, and the one that it was left for.
     assert machine.console.text.count("auraed: Aurae ") <= 5
 
 
 def test_a_power_cut_at_any_point_leaves_a_node_that_boots(
-    on: Callable[..., Machine], maker: Maker, data: Drive
+    on: Callable[..., Machine], maker: Maker, old: str, data: Drive
 ) -> None:
     new = maker.make("0.2.0")
     chance = random.Random(7)
@@ -241,11 +246,11 @@ def test_a_power_cut_at_any_point_leaves_a_node_that_boots(
         machine = on(data)
         assert machine.system.read("cat /var/lib/aurae/kept") == "whole\n"
         found = status(machine)
-        assert found.version == OLD or ready
-        if found.version != OLD:
+        assert found.version == old or ready
+        if found.version != old:
             # It got as far as to the new version: from there it is taken back, and on it goes.
             aer(machine, "node", "upgrade", "rollback", "--reboot")
-            until_healthy(machine, OLD)
+            until_healthy(machine, old)
     aer(machine, "node", "upgrade", str(new), "--reboot")
     assert until_healthy(machine, "0.2.0").slot == "b"
     assert machine.system.read("cat /var/lib/aurae/kept") == "whole\n"
@@ -253,11 +258,11 @@ def test_a_power_cut_at_any_point_leaves_a_node_that_boots(
 
 @pytest.mark.skipif(not SOAK, reason="that it boots is tested with the slots")
 def test_where_both_slots_are_bad_an_api_that_looks_only_is_left(
-    machines: Machines, disk: Drive
+    machines: Machines, disk: Drive, old: str
 ) -> None:
     Disk(disk.file).flip("aurae-verity-a", 4096 + 100)
     machine = machines.start(disk=disk, reboots=True, wait=False)
-    machine.console.wait_for(f"version {OLD} is given up: .*in no slot", BOOT_SECONDS)
+    machine.console.wait_for(f"version {old} is given up: .*in no slot", BOOT_SECONDS)
     machine.wait_until_serving(BOOT_SECONDS)
     machine.api.discovery.Discover(discovery_pb2.DiscoverRequest())
     assert status(machine).slot == ""

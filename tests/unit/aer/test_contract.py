@@ -99,6 +99,7 @@ def test_a_noun_is_a_module_of_its_name(noun: str) -> None:
         assert command.words[0] == noun
         assert command.run.__module__ in {
             f"aer.{noun}",
+            "aer.configuration",
             "aer.observe",
             "aer.identity",
             "aer.upgrade",
