@@ -251,9 +251,8 @@ def test_a_power_cut_at_any_point_leaves_a_node_that_boots(
             # It got as far as to the new version: from there it is taken back, and on it goes.
             aer(machine, "node", "upgrade", "rollback", "--reboot")
             until_healthy(machine, old)
-    aer(machine, "node", "upgrade", str(new), "--reboot")
-    assert until_healthy(machine, "0.2.0").slot == "b"
-    assert machine.system.read("cat /var/lib/aurae/kept") == "whole\n"
+    aer(machine, "node", "upgrade", str(new))
+    assert versions(machine) == {old: "GOOD", "0.2.0": "TRYING"}
 
 
 @pytest.mark.skipif(not SOAK, reason="that it boots is tested with the slots")
