@@ -14,7 +14,7 @@ NOUNS: Final = {
     "discovery": "find out what a node is",
     "health": "ask whether the node serves",
     "auth": "find out who may do what, and change it",
-    "node": "take the node down, claim a new one, or change what it is known by",
+    "node": "take the node down, claim or install a new one, or change what it is known by",
     "image": "write an image to a disk",
     "pki": "make a trust domain and issue SVIDs",
     "completion": "print a script that completes aer's command line",

@@ -56,8 +56,9 @@ def examine(head: bytes) -> Image:
 
 
 def check(image: Image, *, size: int, sector: int, architecture: str) -> None:
-    """Whether it can be on a disk of `size` bytes. InvalidArgument says why not."""
-    if image.architecture != architecture:
+    """Whether it can be on a disk of `size` bytes. InvalidArgument says why not. Without an
+    `architecture`, that is left to somebody else."""
+    if architecture and image.architecture != architecture:
         raise InvalidArgument(
             f"image: is for {image.architecture}, the machine is {architecture}; give the image "
             "that is made for it"
