@@ -72,6 +72,8 @@ class Drive:
     file: Path
     kept: bool = False
     read_only: bool = False
+    sector: int = 512
+    """Bytes."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -283,7 +285,8 @@ def _network(number: int, nic: Nic) -> list[str]:
 def _drive(number: int, drive: Drive) -> list[str]:
     kept = ",readonly=on" if drive.read_only else "" if drive.kept else ",snapshot=on"
     backend = f"if=none,id=drive{number},format=raw,file={_escaped(drive.file)}{kept}"
-    return ["-drive", backend, "-device", f"virtio-blk-pci,drive=drive{number}"]
+    sectors = f"logical_block_size={drive.sector},physical_block_size={drive.sector}"
+    return ["-drive", backend, "-device", f"virtio-blk-pci,drive=drive{number},{sectors}"]
 
 
 def _escaped(path: Path) -> str:
