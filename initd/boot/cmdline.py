@@ -27,6 +27,8 @@ class CommandLine(NamedTuple):
     """The data disk; empty: one that is there and named as such; `off`: none."""
     unclaim: bool = False
     """Whether what is stored of who the node is is moved away."""
+    screen: bool = True
+    """Whether what the node is and how it is is shown on the display and serial lines."""
     problems: tuple[str, ...] = ()
 
 
@@ -75,6 +77,12 @@ def _data(value: str) -> str:
     return value
 
 
+def _screen(value: str) -> bool:
+    if value not in ("on", "off"):
+        raise ValueError("must be on or off")
+    return value == "on"
+
+
 def _unclaim(value: str) -> bool:
     if value:
         raise ValueError("takes no value")
@@ -93,6 +101,7 @@ _READERS: Final[Mapping[str, tuple[str, Callable[[str], Any]]]] = {
     "aurae.log": ("level", _level),
     "aurae.watchdog": ("watchdog", _watchdog),
     "aurae.data": ("data", _data),
+    "aurae.screen": ("screen", _screen),
     "aurae.unclaim": ("unclaim", _unclaim),
 }
 

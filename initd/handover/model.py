@@ -123,6 +123,13 @@ class WatchdogState(NamedTuple):
     every: float
 
 
+class IdentityState(NamedTuple):
+    """Who the node is, as the runtime told."""
+
+    spiffe_id: str
+    fingerprint: str
+
+
 class State(NamedTuple):
     """All that PID 1 knows. `began` is when it stopped to listen."""
 
@@ -137,4 +144,5 @@ class State(NamedTuple):
     buttons: dict[str, Descriptor]
     notify: Descriptor | None = None
     watchdog: WatchdogState | None = None
+    identity: IdentityState = IdentityState("", "")
     format: int = FORMAT

@@ -18,6 +18,9 @@ ARCHITECTURES: Final = tuple(ROOTS.values())
 # uname(2)'s words for them.
 MACHINES: Final = {"x86_64": "x86-64", "aarch64": "arm64", "riscv64": "riscv64"}
 
+# How the build calls images for sectors of so many bytes.
+NAMES: Final = {512: "aurae.img", 4096: "aurae-4k.img"}
+
 # What every image has.
 ESP: Final = "aurae-esp"
 ROOT: Final = "aurae-root-a"
@@ -66,7 +69,7 @@ def check(image: Image, *, size: int, sector: int, architecture: str) -> None:
     if image.table.sector != sector:
         raise InvalidArgument(
             f"image: is for disks with sectors of {image.table.sector} bytes, and this disk has "
-            f"{sector}; give an image that is built for those"
+            f"{sector}; give {NAMES.get(sector, 'an image that is built for those')}"
         )
     if size < image.size:
         raise InvalidArgument(
