@@ -142,7 +142,7 @@ def _sparse(file: int) -> Iterator[Part]:
             if not (block := os.read(file, min(BLOCK, at - begin))):
                 return
             begin += len(block)
-            yield block if any(block) else len(block)
+            yield block if block.strip(b"\0") else len(block)
 
 
 def _squeezed(read: Callable[[], bytes], begin: bytes = b"") -> Iterator[Part]:

@@ -47,6 +47,8 @@ _LOGS: Final = Path("/run/aurae/logs")
 _OWN_LOGS: Final = _LOGS / "auraed"
 # Seconds after the boot plan, when the screen begins even if no API has come to answer.
 _SCREEN: Final = 60.0
+# Seconds after it answers: what waits for it comes first.
+_SCREEN_AFTER: Final = 1.0
 # Where PID 1 waits for its console to take more.
 _CONSOLE_TURN: Final = 0.05
 # A loop that fails so often without a turn between does not work any more.
@@ -381,7 +383,7 @@ class Machine:
                 self._hardware.complete()
                 self._confirm()
                 _prepare()
-                self._show()
+                self._loop.later(_SCREEN_AFTER, self._show)
                 return {}
         raise NotFound(f"pid {pid}: no service of auraed")
 
@@ -478,8 +480,6 @@ def resume(state: "State") -> BaseException:
 
 def _prepare() -> None:
     """Import what a handover and isolated cells take, before another version may lie there."""
-    from initd import screen  # noqa: F401
-    from initd.boot import booted  # noqa: F401
     from initd.handover import program  # noqa: F401
     from initd.processes import confined, inits  # noqa: F401
 

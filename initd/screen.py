@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Final
 
+from initd.boot import booted
 from initd.console import Console, open_console
 from initd.linux import addresses, terminal
 from initd.log import Log
@@ -155,8 +156,6 @@ def version(path: str = _OS_RELEASE) -> str:
 
 
 def slot() -> str:
-    from initd.boot import booted
-
     told = booted.read()
     if told.slot:
         return f"slot {told.slot}"

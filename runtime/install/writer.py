@@ -119,7 +119,7 @@ class Writer:
         for at, length, digest in self._written:
             for step in range(0, length, BLOCK):
                 found = self._target.read(at + step, min(BLOCK, length - step))
-                same = not any(found) if digest is None else _digest(found) == digest
+                same = _is_zeros(found) if digest is None else _digest(found) == digest
                 if not same:
                     raise OSError(
                         0, f"does not hold at byte {at + step} what was written", self._target.path
@@ -192,7 +192,7 @@ class Writer:
         if self._at + len(block) > table.size - table.tail:
             self._tail += block[max(0, table.size - table.tail - self._at) :]
         self._at += len(block)
-        if not inside or inside == _ZEROS[: len(inside)]:
+        if _is_zeros(inside):
             if self._at - self._zeros >= _UNSAFE:
                 self._flush_zeros(self._at)
             return
@@ -222,6 +222,11 @@ class Writer:
         begin = found.size - found.table.tail
         self._target.zero(begin, min(_BEYOND, size - begin))
         self._target.zero(max(begin, size - _END), size - max(begin, size - _END))
+
+
+def _is_zeros(data: bytes) -> bool:
+    """Of a block at most."""
+    return data == _ZEROS[: len(data)]
 
 
 def _digest(data: bytes) -> bytes:
