@@ -6,7 +6,7 @@ import platform
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from typing import Final, TypeVar
 
 from initd.errors import AuraedError, FailedPrecondition
@@ -62,7 +62,18 @@ class Installs:
         A refusal after the first change says so. Left before its end, it leaves a disk that boots
         nothing."""
         worker = Worker()
-        disk = await worker.do(lambda: self._claim(asked))
+        # A caller may leave while the disk is opened.
+        opened = ExitStack()
+        try:
+            disk = await worker.do(lambda: self._claim(asked, opened))
+            async for progress in self._write(worker, disk, asked, parts):
+                yield progress
+        finally:
+            worker.end(opened.close)
+
+    async def _write(
+        self, worker: Worker, disk: Target, asked: Asked, parts: AsyncIterator[bytes | int]
+    ) -> AsyncIterator[Progress]:
         writer = Writer(disk, architecture=self._architecture, size=asked.size, sha256=asked.sha256)
         done = False
         try:
@@ -77,11 +88,10 @@ class Installs:
         finally:
             if writer.touched and not done:
                 log.error("install: %s: was not completed, and boots nothing now", disk.path)
-            worker.end(disk.close)
 
-    def _claim(self, asked: Asked) -> Target:
+    def _claim(self, asked: Asked, opened: ExitStack) -> Target:
         try:
-            disk = self._open(asked.disk)
+            disk = opened.enter_context(closing(self._open(asked.disk)))
         except FailedPrecondition as e:
             uses = [one.used_by for one in self._disks.list() if one.path == asked.disk]
             if "in use" in str(e) and uses and uses[0]:
@@ -90,7 +100,6 @@ class Installs:
                 ) from e
             raise
         if asked.sequence and asked.sequence != self._disks.sequence(disk.path):
-            disk.close()
             raise FailedPrecondition(
                 f"{asked.disk}: is another disk than the one that was shown; list the disks anew"
             )

@@ -1,5 +1,6 @@
 """`aer image write`: to files, and to loop devices where this host lets us."""
 
+import errno
 import hashlib
 import json
 import os
@@ -11,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from aer import hostdisk, progress
-from runtime.install import gpt
+from runtime.install import gpt, target
 from tests.unit.install.images import ARM, MIB, image, sparse
 
 from .conftest import Result
@@ -191,6 +192,27 @@ def test_a_disk_in_use_is_left_as_it_is(aer: Aer, raw: Path, loop: Path, tmp_pat
     assert done.status == 1
     assert "is in use" in done.err
     assert (tmp_path / "backing").read_bytes() == b"\xa5" * (40 * MIB)
+
+
+def test_a_disk_that_is_removed_amid_it_is_said_to_boot_nothing(
+    aer: Aer, raw: Path, loop: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write = target.Disk.write
+
+    def removed(disk: target.Disk, at: int, data: bytes) -> None:
+        if at >= 8 * MIB:
+            raise OSError(errno.EIO, os.strerror(errno.EIO), disk.path)
+        write(disk, at, data)
+
+    monkeypatch.setattr(target.Disk, "write", removed)
+    line = ("image", "write", str(raw), "--device", str(loop), "--yes")
+    done = aer(*line)
+    assert (done.status, done.out) == (1, "")
+    assert f"{loop}: Input/output error, at " in done.err
+    assert "it boots nothing now" in done.err
+    monkeypatch.setattr(target, "is_gone", lambda _: True)
+    assert f"{loop}: was removed, at " in aer(*line).err
+    assert b"EFI PART" not in (tmp_path / "backing").read_bytes()
 
 
 def test_from_stdin_a_disk_is_written(raw: Path, loop: Path) -> None:
