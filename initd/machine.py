@@ -341,8 +341,12 @@ class Machine:
     def _look(self) -> "screen.State":
         from initd import screen
 
+        # Who it is stands elsewhere.
+        as_whom = f" as {self._identity[0]}"
         services = [
-            screen.Service(one.name, one.ready, one.pid is not None, one.starts)
+            screen.Service(
+                one.name, one.ready.replace(as_whom, ""), one.pid is not None, one.starts
+            )
             for one in self._services.values()
         ]
         down = "" if self._down is None else self._down.value

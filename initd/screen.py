@@ -39,9 +39,11 @@ _SIZE: Final = (25, 80)
 # Words of a fingerprint in a line.
 _WORDS: Final = 4
 _ADDRESSES: Final = 8
-_ROUTED: Final = 0
+# Of what is routed, here or (fec0::/10) on this site.
+_ROUTED: Final = (0, 200)
 _ON_LINK: Final = 253
 _LABEL: Final = 14
+_NAMES: Final = {"runtime": "API"}
 
 _HOME, _CLEAR_LINE, _CLEAR_REST = "\x1b[H", "\x1b[K", "\x1b[J"
 _HIDE_CURSOR, _TITLE, _BAD, _PLAIN = "\x1b[?25l", "\x1b[0;7m", "\x1b[0;1;31m", "\x1b[0m"
@@ -102,7 +104,10 @@ def _identity(identity: Identity) -> tuple[str, ...]:
         return ("none",)
     words = identity.fingerprint.split()
     lines = (words[at : at + _WORDS] for at in range(0, len(words), _WORDS))
-    return ("nobody has claimed this node; its fingerprint:", *(" ".join(line) for line in lines))
+    return (
+        "nobody has claimed this node (aer node claim); its fingerprint:",
+        *(" ".join(line) for line in lines),
+    )
 
 
 def block(state: State) -> list[str]:
@@ -121,7 +126,7 @@ def frame(state: State, rows: int, columns: int) -> str:
         shown = printable(f" {label:<{_LABEL}}{text}")
         before, after = (_BAD, _PLAIN) if bad else ("", "")
         lines += [f"{before}{part}{after}" for part in _folded(shown, width, _LABEL + 1)]
-        if label in ("state", "last error"):
+        if label == "state":
             lines.append("")
     lines = lines[: rows - 1]
     return (
@@ -131,12 +136,15 @@ def frame(state: State, rows: int, columns: int) -> str:
 
 def _folded(text: str, width: int, indent: int) -> list[str]:
     """In lines of `width`, those after the first begin further in."""
-    lines = [text[:width]]
-    rest = text[width:]
-    step = max(width - indent, 1)
-    while rest:
-        lines.append(" " * indent + rest[:step])
-        rest = rest[step:]
+    lines, margin = [], ""
+    while text:
+        room = max(width - len(margin), 1)
+        # At a blank, unless that would leave most of the line empty.
+        at = text.rfind(" ", room // 2, room + 1) if len(text) > room else -1
+        at = at if at > indent - len(margin) else room
+        lines.append(margin + text[:at])
+        text = text[at:].lstrip(" ")
+        margin = " " * min(indent, width // 2)
     return lines
 
 
@@ -168,8 +176,8 @@ def host_addresses() -> tuple[str, ...]:
     own: dict[int, list[str]] = {}
     with suppress(OSError):
         for address in addresses.addresses():
-            place = {_ROUTED: names, _ON_LINK: own}.get(address.scope)
-            if place is not None:
+            if address.scope in (*_ROUTED, _ON_LINK):
+                place = own if address.scope == _ON_LINK else names
                 place.setdefault(address.interface, []).append(f"{address.text}/{address.prefix}")
     found = [_link(index, texts) for index, texts in sorted((names or own).items())]
     if len(found) > _ADDRESSES:
@@ -206,9 +214,9 @@ def health(services: Sequence[Service], *, going_down: str) -> tuple[tuple[str, 
     for service in services:
         again = f", started {service.starts} times" if service.starts > 1 else ""
         if service.ready:
-            lines.append(f"{service.name}: {service.ready}{again}")
+            lines.append(f"{_NAMES.get(service.name, service.name)}: {service.ready}{again}")
         elif service.name == "runtime":
-            lines.append(f"{service.name}: the API does not answer{again}")
+            lines.append(f"API: does not answer{again}")
             well = False
         elif service.runs:
             lines.append(f"{service.name}: runs{again}")
@@ -299,7 +307,7 @@ class Screen:
         for name in names[:-1]:
             if not is_display(name):
                 with suppress(OSError):
-                    _write_to(f"/dev/{name}", lines)
+                    _write_to(f"/dev/{name}", [f"status: {line}" for line in lines])
 
     def _open_display(self) -> bool:
         """Whether there is one."""

@@ -78,3 +78,18 @@ def test_without_network_and_identity_the_serial_line_shows_the_same(
     machine.console.wait_for(r"status:   last error +none", SECONDS)
     picture(machine, tmp_path, "unclaimed")
     machine.poweroff()
+
+
+def test_where_the_display_is_the_console_the_log_gives_way_to_the_screen(
+    boot: Boot, tmp_path: Path
+) -> None:
+    machine = boot(devices=("VGA",), cmdline=("console=tty0",))
+    machine.console.wait_for(r"status: aurae: aurae ", SECONDS)
+    machine.console.wait_for(r"status:   addresses +eth0 10\.0\.2\.15/24", SECONDS)
+    text = wait(machine, "aurae: aurae", "10.0.2.15/24")
+    machine.system.run("kill -9 $(cat /sys/fs/cgroup/auraed/network/cgroup.procs)")
+    text = wait(machine, "network: ended by signal 9")
+    assert "auraed: error" not in text, "a line of the log is on the screen"
+    assert "auraed: error: network" in machine.system.read(TEXT.replace("vcs1", "vcs2"))
+    picture(machine, tmp_path, "console")
+    machine.kill()

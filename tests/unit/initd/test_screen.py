@@ -52,7 +52,9 @@ def test_a_node_without_network_and_identity_shows_the_same_and_what_it_lacks() 
     lines = screen.block(bare)
     assert "  state         does not serve" in lines
     assert "  addresses     eth0 has no cable" in lines
-    assert "  identity      nobody has claimed this node; its fingerprint:" in lines
+    assert (
+        "  identity      nobody has claimed this node (aer node claim); its fingerprint:" in lines
+    )
     assert "                word4 word5 word6 word7" in lines
     assert lines[-1] == "  last error    network: cannot (at 3 s)"
 
@@ -82,6 +84,15 @@ def test_nobody_steers_the_terminal_by_a_name_or_an_error() -> None:
     assert "\x07" not in text
 
 
+def test_what_is_too_long_for_a_line_is_broken_at_a_blank() -> None:
+    text = "network: " + "seven chars " * 12
+    terminal = Terminal()
+    terminal.feed(screen.frame(FULL._replace(error=text.strip()), 25, 80))
+    (first,) = (n for n, line in enumerate(terminal.lines) if "last error" in line)
+    assert terminal.lines[first].endswith(" seven")
+    assert terminal.lines[first + 1].startswith("               chars seven")
+
+
 class Terminal:
     """The lines of a frame, without its escape sequences."""
 
@@ -95,20 +106,20 @@ class Terminal:
 @pytest.mark.parametrize(
     ("services", "lines", "well"),
     [
-        ((Service("runtime", "serving", True, 1),), ("runtime: serving",), True),
+        ((Service("runtime", "serving", True, 1),), ("API: serving",), True),
         (
             (Service("runtime", "", True, 7),),
-            ("runtime: the API does not answer, started 7 times",),
+            ("API: does not answer, started 7 times",),
             False,
         ),
         (
             (Service("runtime", "serving", True, 2), Service("network", "", True, 1)),
-            ("runtime: serving, started 2 times", "network: runs"),
+            ("API: serving, started 2 times", "network: runs"),
             True,
         ),
         (
             (Service("runtime", "serving", True, 1), Service("network", "", False, 3)),
-            ("runtime: serving", "network: does not run, started 3 times"),
+            ("API: serving", "network: does not run, started 3 times"),
             False,
         ),
     ],
@@ -225,14 +236,15 @@ def test_nothing_is_shown_before_it_is_started(shown: Machine) -> None:
 
 
 def test_a_serial_line_gets_a_block_once_things_have_settled_and_not_often(
-    shown: Machine,
+    shown: Machine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(screen, "SETTLE", 60)
+    monkeypatch.setattr(screen, "LATEST", 60)
     shown.screen.start()
-    began = time.monotonic()
-    while time.monotonic() < began + 0.3:
-        shown.screen.changed()
-        shown.loop.turn(0.01)
+    shown.turn_for(0.2)
     assert shown.said() == "", "things have not settled"
+    monkeypatch.setattr(screen, "SETTLE", 0.05)
+    shown.screen.changed()
     shown.until(lambda: shown.said().count("aurae 1.2.3") == 1)
     first = time.monotonic()
     shown.state = FULL._replace(addresses=("none",))
