@@ -84,6 +84,8 @@ class Machine:
         # Made when the API answers: until then there is no time for it.
         self._screen: screen.Screen | None = None
         self._identity = ("", "")
+        # What the screen of the program before listened with.
+        self._listener: int | None = None
         self._log.on_failure = self._changed
         self._buttons = PowerButtons(self._loop, self._button_pressed)
         # Built with the services.
@@ -163,7 +165,8 @@ class Machine:
             self._listen(state.control)
         if state.notify is not None:
             self._hear_of_readiness(state.notify)
-        self._identity = (state.identity.spiffe_id, state.identity.fingerprint)
+        self._identity = (state.screen.spiffe_id, state.screen.fingerprint)
+        self._listener = state.screen.listener
         self._loop.later(0, self._show)
         # Children that were ended meanwhile are still ours to wait for.
         self._watch_signals()
@@ -176,8 +179,9 @@ class Machine:
         return self._live()
 
     def _save(self) -> "State":
-        from initd.handover.model import Descriptor, IdentityState, State
+        from initd.handover.model import Descriptor, ScreenState, State
 
+        listener = self._listener if self._screen is None else self._screen.listener
         stream = self._log.stream
         return State(
             version=VERSION,
@@ -194,7 +198,7 @@ class Machine:
             notify=None if self._notify is None else Descriptor(self._notify.descriptor),
             buttons={path: Descriptor(fd) for path, fd in self._buttons.save().items()},
             watchdog=self._watchdog.save(),
-            identity=IdentityState(*self._identity),
+            screen=ScreenState(*self._identity, None if listener is None else Descriptor(listener)),
         )
 
     def _replace(self) -> None:
@@ -335,7 +339,7 @@ class Machine:
         if self._screen is None and self._command_line.screen:
             from initd.screen import Screen
 
-            self._screen = Screen(self._loop, self._log, self._look)
+            self._screen = Screen(self._loop, self._log, self._look, self._listener)
             self._screen.start()
 
     def _look(self) -> "screen.State":

@@ -229,12 +229,15 @@ def health(services: Sequence[Service], *, going_down: str) -> tuple[tuple[str, 
 class Screen:
     """From `start` on; `changed` may be called at any time."""
 
-    def __init__(self, loop: Loop, log: Log, look: Callable[[], State]) -> None:
+    def __init__(
+        self, loop: Loop, log: Log, look: Callable[[], State], listener: int | None = None
+    ) -> None:
+        """`listener` is the one of a screen that was here before."""
         self._loop = loop
         self._log = log
         self._look = look
         self._started = False
-        self._listener: socket.socket | None = None
+        self._listener = None if listener is None else socket.socket(fileno=listener)
         self._drawn: State | None = None
         self._written: State | None = None
         self.display: Console | None = None
@@ -250,10 +253,16 @@ class Screen:
             return
         self._started = True
         with suppress(OSError):
-            listener = addresses.listen()
+            listener = self._listener or addresses.listen()
+            listener.setblocking(False)
             self._listener = listener
             self._loop.watch(listener.fileno(), lambda _: self._heard(listener))
         self.changed()
+
+    @property
+    def listener(self) -> int | None:
+        """A descriptor, readable when addresses have changed."""
+        return None if self._listener is None else self._listener.fileno()
 
     def changed(self) -> None:
         """Something that is shown may be another."""
@@ -284,8 +293,7 @@ class Screen:
 
     def _draw(self) -> None:
         self._draw_timer = None
-        state = self._look()
-        if state == self._drawn or not self._open_display():
+        if not self._open_display() or (state := self._look()) == self._drawn:
             return
         self._drawn = state
         rows, columns = terminal.size(self._display_fd)

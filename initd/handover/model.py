@@ -123,11 +123,12 @@ class WatchdogState(NamedTuple):
     every: float
 
 
-class IdentityState(NamedTuple):
-    """Who the node is, as the runtime told."""
+class ScreenState(NamedTuple):
+    """Who the node is, as the runtime told, and what hears of addresses that change."""
 
-    spiffe_id: str
-    fingerprint: str
+    spiffe_id: str = ""
+    fingerprint: str = ""
+    listener: Descriptor | None = None
 
 
 class State(NamedTuple):
@@ -144,5 +145,5 @@ class State(NamedTuple):
     buttons: dict[str, Descriptor]
     notify: Descriptor | None = None
     watchdog: WatchdogState | None = None
-    identity: IdentityState = IdentityState("", "")
+    screen: ScreenState = ScreenState()
     format: int = FORMAT

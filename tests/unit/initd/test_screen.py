@@ -253,6 +253,17 @@ def test_a_serial_line_gets_a_block_once_things_have_settled_and_not_often(
     assert time.monotonic() - first > 0.1
 
 
+def test_a_screen_goes_on_listening_with_what_the_one_before_had(shown: Machine) -> None:
+    before = addresses.listen().detach()
+    made = Screen(shown.loop, shown.log, lambda: FULL, before)
+    assert made.listener == before
+    made.start()
+    assert made.listener == before
+    made.close()
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        os.fstat(before)
+
+
 def test_what_never_settles_is_shown_all_the_same(shown: Machine) -> None:
     shown.screen.start()
 
