@@ -78,7 +78,7 @@ def begin() -> Begun:
             Step("mounts", beginning.mount),
             Step("cgroups", lambda: Done(problems=tuple(cgroups.make_tree()))),
             Step("credentials", _collect_credentials, optional=True),
-            Step("data disk", lambda: data.place(beginning.command_line), optional=True),
+            Step("data disk", beginning.place_data_disk, optional=True),
             Step("services", beginning.start_services),
             Step("hardware", beginning.load_drivers, optional=True),
         ),
@@ -112,6 +112,13 @@ class _Beginning:
             # The kernel's warnings and worse stay on the console; its own log has all.
             _write("/proc/sys/kernel/printk", "5 4 1 7")
         return Done(problems=(*problems, *self.command_line.problems))
+
+    def place_data_disk(self) -> Done:
+        return data.place(
+            self.command_line.data,
+            say=lambda text: self._log.info(f"data disk: {text}"),
+            unclaims=self.command_line.unclaim,
+        )
 
     def start_services(self) -> Done:
         problems = []
