@@ -6,12 +6,11 @@ import os
 import signal
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, closing, contextmanager
+from functools import cache
 from importlib import import_module
 from typing import TYPE_CHECKING, Final
 
-from google.protobuf.internal import api_implementation
 from grpc import aio
-from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from initd import headstart
 from initd.errors import AuraedError, Unavailable
@@ -21,13 +20,9 @@ from initd.values import NamedTuple
 from runtime.cells.cells import Cells
 from runtime.cells.cgroups import Cgroups
 from runtime.cells.specs import Specs
-from runtime.cells.tenants import Quota, Tenants
 from runtime.cells.wanted import WantedFiles
 from runtime.observe.streams import Streams
 from runtime.observe.wakeups import Wakeups
-from runtime.policy.gate import Gate
-from runtime.policy.policies import Policies
-from runtime.policy.policies import Source as PolicySource
 from runtime.processes import Processes
 from runtime.server import peers
 from runtime.server.authentication import Authenticator
@@ -47,6 +42,8 @@ from runtime.trust.material import Unusable
 from runtime.trust.trust import Source, Trust
 
 if TYPE_CHECKING:
+    from runtime.server.admission import Admission
+    from runtime.server.deciding import Deciding
     from runtime.trust.custody import Custody
 
 log = logging.getLogger(__name__)
@@ -99,8 +96,6 @@ async def serving(
     settings: Settings, version: str, cgroups: Cgroups, find: Find = peers.find
 ) -> AsyncIterator[Serving]:
     """Serve within the block; drain at its end. `find` tells who connects to the Unix socket."""
-    if api_implementation.Type() != "upb":
-        log.warning("protobuf: is not compiled but pure Python, so the API is slow; mend the image")
     set_clock = clock.set_system if settings.owns_clock else None
     files = Files(settings.identity, settings.credentials, set_clock)
     unclaimed = settings.claimable and not settings.spiffe and not files.any()
@@ -111,12 +106,18 @@ async def serving(
     def custody() -> "Custody":
         from runtime.trust.custody import Custody
 
-        def has_admin(trust_domain: str) -> bool:
-            # The default goes by the node's trust domain, whichever that is.
-            held = policies.held
-            return held.source is PolicySource.DEFAULT or held.policy.has_admin(trust_domain)
+        return Custody(files, trust, settings.spiffe, deciding().has_admin)
 
-        return Custody(files, trust, settings.spiffe, has_admin)
+    @cache
+    def deciding() -> "Deciding":
+        from runtime.server.deciding import Deciding
+
+        return Deciding(settings, trust, cells)
+
+    def admission() -> "Admission":
+        from runtime.server.admission import Admission
+
+        return Admission(callers, deciding().gate, audit)
 
     def go_down(how: How) -> None:
         border.go_down(how)
@@ -133,19 +134,15 @@ async def serving(
     )
     authenticator = Authenticator(trust)
     callers = Callers(authenticator, cells)
-    policies = Policies(settings.policy, settings.boot_policy, trust.domain)
-    trust.listen(lambda _: policies.reconsider())
-    tenants = _tenants(cells, policies)
-    gate = Gate(policies, tenants.check)
+    cells.quota = lambda tenant: deciding().tenants.most(tenant)
     audit = Recorder(settings.state / "audit", lasting=settings.state == settings.disk)
-    border = Border(callers, gate, audit)
+    border = Border(admission)
     with Wakeups() as wakeups:
         parts = Parts(
             version=version,
             processes=processes,
             cells=cells,
-            tenants=tenants,
-            gate=gate,
+            deciding=deciding,
             streams=Streams(settings.logs, processes, wakeups),
             health=Health(),
             audit=audit,
@@ -157,7 +154,7 @@ async def serving(
         cells.recover()
         _listen(server, settings)
         await server.start()
-        await parts.health.serve(NAMES)
+        parts.health.serve()
         # Only now may anybody connect: before, they are refused at once, and try again.
         _begin(trust, source, settings, unclaimed=unclaimed)
         await secure.open()
@@ -205,19 +202,6 @@ async def serving(
                     await server.stop(CUT)
                     await relay.drain(CUT)
                 audit.log.close()
-
-
-def _tenants(cells: Cells, policies: Policies) -> Tenants:
-    """Tenants' cells follow the policy."""
-
-    def quota(name: str) -> Quota:
-        tenant = policies.held.policy.tenant(name)
-        return Quota(tenant.cell, tenant.cells)
-
-    tenants = Tenants(cells, quota)
-    cells.quota = tenants.most
-    policies.on_change = lambda policy: tenants.adjust(policy.tenants)
-    return tenants
 
 
 async def _announce(
@@ -282,6 +266,10 @@ async def _keep(audit: Recorder, ready: asyncio.Event) -> None:
     await ready.wait()
     for name in LATER:
         await asyncio.to_thread(import_module, name)
+    from google.protobuf.internal import api_implementation
+
+    if api_implementation.Type() != "upb":
+        log.warning("protobuf: is not compiled but pure Python, so the API is slow; mend the image")
     await audit.log.run()
 
 
@@ -305,12 +293,10 @@ async def _settle(cells: Cells, connected: asyncio.Event) -> None:
 def _maker(border: Border, parts: Parts) -> Callable[[], aio.Server]:
     """Makes servers that have every service."""
     services = tuple(Late(name, parts) for name in NAMES)
-    health = health_pb2.DESCRIPTOR.services_by_name["Health"].full_name
-    reflection = Reflection((*NAMES, health, REFLECTION))
+    reflection = Reflection((*NAMES, REFLECTION))
 
     def make() -> aio.Server:
         server = aio.server(interceptors=[border], options=OPTIONS)
-        health_pb2_grpc.add_HealthServicer_to_server(parts.health, server)
         server.add_generic_rpc_handlers((*services, reflection))
         return server
 

@@ -11,14 +11,13 @@ from grpc import aio
 
 from initd.values import NamedTuple
 from runtime.cells.cells import Cells
-from runtime.cells.tenants import Tenants
 from runtime.observe.streams import Streams
-from runtime.policy.gate import Gate
 from runtime.processes import Processes
 from runtime.server.health import Health
 from runtime.server.recorder import Recorder
 
 if TYPE_CHECKING:
+    from runtime.server.deciding import Deciding
     from runtime.trust.custody import Custody
 
 
@@ -28,11 +27,10 @@ class Parts(NamedTuple):
     version: str
     processes: Processes
     cells: Cells
-    tenants: Tenants
-    gate: Gate
     streams: Streams
     health: Health
     audit: Recorder
+    deciding: "Callable[[], Deciding]"
     custody: "Callable[[], Custody]"
 
 
@@ -53,7 +51,7 @@ def _auth(parts: Parts) -> Made:
 
     from runtime.policy.service import AuthService
 
-    return AuthService(parts.gate), auth_pb2_grpc.add_AuthServiceServicer_to_server
+    return AuthService(parts.deciding().gate), auth_pb2_grpc.add_AuthServiceServicer_to_server
 
 
 def _cells(parts: Parts) -> Made:
@@ -61,7 +59,7 @@ def _cells(parts: Parts) -> Made:
 
     from runtime.cells.service import CellService
 
-    servicer = CellService(parts.cells, parts.tenants)
+    servicer = CellService(parts.cells, parts.deciding().tenants)
     return servicer, cells_pb2_grpc.add_CellServiceServicer_to_server
 
 
@@ -72,6 +70,14 @@ def _discovery(parts: Parts) -> Made:
 
     servicer = DiscoveryService(parts.version, lambda: parts.health.serving)
     return servicer, discovery_pb2_grpc.add_DiscoveryServiceServicer_to_server
+
+
+def _health(parts: Parts) -> Made:
+    from grpc_health.v1 import health_pb2_grpc
+
+    from runtime.server.health_service import HealthService
+
+    return HealthService(parts.health, NAMES), health_pb2_grpc.add_HealthServicer_to_server
 
 
 def _identity(parts: Parts) -> Made:
@@ -107,6 +113,7 @@ SERVICES: Final = {
     "aurae.identity.v0.IdentityService": _identity,
     "aurae.node.v0.NodeService": _node,
     "aurae.observe.v0.ObserveService": _observe,
+    "grpc.health.v1.Health": _health,
 }
 NAMES: Final = tuple(SERVICES)
 
@@ -115,6 +122,7 @@ LATER: Final = (
     *("runtime.audit.log", "runtime.policy.document", "google.protobuf.json_format"),
     *("runtime.audit.service", "runtime.cells.service", "runtime.discovery.service"),
     *("runtime.node.service", "runtime.observe.service", "runtime.policy.service"),
+    *("runtime.server.admission", "runtime.server.deciding", "runtime.server.health_service"),
     "runtime.trust.service",
 )
 
