@@ -1,7 +1,7 @@
 """The kinds of file systems that the data disk may have: how one is made, and grown.
 
-One that is being made is called `MAKING`. It gets its own name when all is done, so whatever a
-power cut leaves behind is known, and made anew.
+One that is being made is called `MAKING`, and so is a partition of ours. It gets its own name when
+all is done, so whatever a power cut leaves behind is known, and made anew.
 """
 
 import os

@@ -96,6 +96,11 @@ def grow(disk: str, extent: Extent, sys: str = "/sys") -> None:
     partition.resize(f"/dev/{disk}", extent.number, extent.start, extent.length)
 
 
+def rename(disk: str, which: int, label: str) -> None:
+    """Give a partition another name in the table. Raises Failed; OSError."""
+    programs.run("sfdisk", *_CAREFUL, "--part-label", f"/dev/{disk}", str(which), label)
+
+
 def name_of(disk: str, which: int) -> str:
     """As the kernel names partitions: with a `p` before the number where a digit comes before."""
     return f"{disk}{'p' if disk[-1].isdigit() else ''}{which}"

@@ -18,6 +18,7 @@ from initd.boot.data import (
     unclaim,
 )
 from initd.boot.disks import Content, NotThere, block_devices, content, disk_under
+from initd.boot.filesystems import MAKING
 from initd.boot.modules import Modules
 from initd.boot.options import DataOptions
 from initd.linux import filesystem
@@ -44,13 +45,19 @@ class Preparation:
         disk = disk_under("/")
         device = self._find(disk)
         path = f"/dev/{device['DEVNAME']}"
+        half = device.get("PARTNAME") == MAKING
         if device.get("DISK") == disk and device.get("PARTNAME") == NAME:
             self._grow_partition(disk, path)
         found = content(path)
-        if self._is_ours(device) and self._is_unmade(found):
-            self._make(device, path, found)
+        if half and found.label != NAME:
+            # All was looked at when the partition was made, and nobody has used it since.
+            self._make(path)
+        elif self._is_ours(device) and self._is_unmade(path, found):
+            self._make(path)
         else:
             self._mount_found(path, found)
+        if half:
+            partitions.rename(device["DISK"], partitions.number_of(path), NAME)
         make_folders(ASIDE)
         if unclaims:
             unclaim(f"{ASIDE}/{STATE}")
@@ -60,9 +67,11 @@ class Preparation:
         if self._wanted.wanted:
             return find(self._wanted)
         if disk:
-            for device in block_devices(BLOCK):
-                if device.get("DISK") == disk and device.get("PARTNAME") == NAME:
-                    return device
+            devices = [d for d in block_devices(BLOCK) if d.get("DISK") == disk]
+            for name in (NAME, MAKING):
+                for device in devices:
+                    if device.get("PARTNAME") == name:
+                        return device
         try:
             # Once in its life a node without one looks everywhere before it makes one.
             return find(Search("", 0.0, drivers=self._wanted.drivers or bool(disk)))
@@ -77,7 +86,7 @@ class Preparation:
         if room.length >= partitions.LEAST:
             there = content(f"/dev/{disk}", room.start)
             what = filesystems.foreign(f"/dev/{disk}", room.start, room.length)
-            if what and there.label not in (NAME, filesystems.MAKING):
+            if what and there.label not in (NAME, MAKING):
                 raise NotThere(
                     f"/dev/{disk}: no data partition is made, as what is free behind the last "
                     f"partition, from byte {room.start} on, holds {what}; if nobody needs it, "
@@ -85,15 +94,14 @@ class Preparation:
                 )
             self._check(f"/dev/{disk}", room.length)
         self._teller.say(f"making a partition on /dev/{disk}")
-        name = partitions.create(disk, NAME)
-        return {"DEVNAME": name, "DEVTYPE": "partition", "DISK": disk, "PARTNAME": NAME}
+        name = partitions.create(disk, MAKING)
+        return {"DEVNAME": name, "DEVTYPE": "partition", "DISK": disk, "PARTNAME": MAKING}
 
     def _grow_partition(self, disk: str, path: str) -> None:
         if not self._options.makes:
             return
         try:
-            which = partitions.number_of(path)
-            if extent := partitions.enlarged(disk, which):
+            if extent := partitions.enlarged(disk, partitions.number_of(path)):
                 self._teller.say(f"growing {path} to {extent.length >> 20} MiB")
                 partitions.grow(disk, extent)
         except (NotThere, OSError) as e:
@@ -105,8 +113,22 @@ class Preparation:
             ("PARTLABEL=", "/dev/")
         )
 
-    def _is_unmade(self, found: Content) -> bool:
-        return not found.kind or found.label == filesystems.MAKING
+    def _is_unmade(self, path: str, found: Content) -> bool:
+        """Whether a file system may be made there. Raises NotThere where something is in its way
+        that we cannot use; OSError where that cannot be known."""
+        if found.kind:
+            return found.label == MAKING
+        if what := filesystems.foreign(path):
+            raise NotThere(
+                f"{path}: holds {what}, which is left as it is; if nobody needs it, wipe it"
+            )
+        if not filesystems.is_blank(path):
+            # Such as a file system of ours whose superblock is damaged: there are copies of it.
+            raise NotThere(
+                f"{path}: holds something that is not known, which is left as it is; if nobody "
+                "needs it, fill its first and last MiB with zeros"
+            )
+        return True
 
     def _must_make(self, path: str) -> None:
         if not self._options.makes:
@@ -121,23 +143,13 @@ class Preparation:
 
             encryption.check(path, self._options, encryption.Secrets(self._credentials))
 
-    def _make(self, device: Mapping[str, str], path: str, found: Content) -> None:
+    def _make(self, path: str) -> None:
         """Make what is asked for, and mount it. A power cut before its end leaves what is made
         anew, as nothing but the last step gives it its name."""
         from initd.boot import encryption
 
         self._must_make(path)
         kind, encrypted = self._options.filesystem, self._options.encryption != "none"
-        if not found.kind:
-            if what := filesystems.foreign(path):
-                raise NotThere(
-                    f"{path}: holds {what}, which is left as it is; if nobody needs it, wipe it"
-                )
-            if device.get("PARTNAME") != NAME and not filesystems.is_blank(path):
-                raise NotThere(
-                    f"{path}: holds something that is not known, which is left as it is; if nobody "
-                    "needs it, fill its first and last MiB with zeros"
-                )
         self._check(path, filesystems.size_of(path))
         source, recovery = path, ""
         if encrypted:

@@ -8,9 +8,11 @@ import pytest
 
 from initd.boot import disks, encryption, filesystems, partitions, programs
 from initd.boot.cmdline import parse
+from initd.boot.data import Search, Teller
 from initd.boot.disks import Content, NotThere
 from initd.boot.options import DataOptions
 from initd.boot.partitions import Extent
+from initd.boot.preparation import Preparation
 
 MIB = 1 << 20
 
@@ -205,6 +207,37 @@ def test_a_disk_too_small_for_a_file_system_is_told_before_it_is_touched() -> No
         filesystems.check("xfs", "/dev/vda", 20 * MIB)
     with pytest.raises(NotThere, match="0 MiB, and ext4 needs 8"):
         filesystems.check("ext4", "/dev/vda", -5)
+
+
+def test_a_file_system_is_made_only_where_nothing_is_or_one_was_being_made(tmp_path: Path) -> None:
+    preparation = Preparation(
+        Search("", 0, drivers=False), DataOptions(), str(tmp_path), Teller(print, print)
+    )
+
+    def unmade(file: Path) -> bool:
+        return preparation._is_unmade(str(file), disks.content(str(file)))
+
+    file = tmp_path / "disk"
+    file.write_bytes(bytes(4 * MIB))
+    assert unmade(file)
+    for noise in (b"\1" + bytes(4 * MIB), bytes(4 * MIB) + b"\1"):
+        file.write_bytes(noise)
+        with pytest.raises(NotThere, match="holds something that is not known, which is left"):
+            unmade(file)
+    with pytest.raises(OSError, match="No such file"):
+        preparation._is_unmade(str(tmp_path / "gone"), Content())
+    assert unmade(formatted(file, 16 * MIB, "mkfs.ext4", "-q", "-L", "aurae-making"))
+    formatted(file, 16 * MIB, "mkfs.ext4", "-q", "-L", "aurae-data")
+    assert not unmade(file)
+    # A damaged superblock is not taken for none: there are copies of it.
+    with file.open("r+b") as image:
+        image.seek(1024)
+        image.write(bytes(1024))
+    with pytest.raises(NotThere, match="left as it is"):
+        unmade(file)
+    formatted(file, 16 * MIB, "mkswap")
+    with pytest.raises(NotThere, match="holds swap, which is left as it is"):
+        unmade(file)
 
 
 def test_a_program_reads_its_text_and_finds_its_secrets(tmp_path: Path) -> None:
