@@ -15,6 +15,7 @@ NOUNS: Final = {
     "health": "ask whether the node serves",
     "auth": "find out who may do what, and change it",
     "node": "take the node down, claim a new one, or change what it is known by",
+    "netboot": "boot machines from the network, and sign what they fetch",
     "pki": "make a trust domain and issue SVIDs",
     "completion": "print a script that completes aer's command line",
     "version": "print the version of aer",

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final
 
 from initd import shutdown
 from initd.boot import cgroups as tree
-from initd.boot import clock, identity, limits, sysctls
+from initd.boot import clock, configuration, identity, limits, sysctls
 from initd.boot.cmdline import WATCHDOG, parse
 from initd.boot.hardware import Hardware
 from initd.boot.plan import Done, Step, Taken, describe, run_plan
@@ -44,6 +44,8 @@ if TYPE_CHECKING:
 
 _LOGS: Final = Path("/run/aurae/logs")
 _OWN_LOGS: Final = _LOGS / "auraed"
+# There in an image of the debug profile only; see image/root.py.
+_DEBUG: Final = Path("/etc/aurae/debug")
 # Where PID 1 waits for its console to take more.
 _CONSOLE_TURN: Final = 0.05
 # A loop that fails so often without a turn between does not work any more.
@@ -136,6 +138,7 @@ class Machine:
             Step("device events", self._hear_of_devices, optional=True),
             Step("sysctls", self._set_sysctls, optional=True),
             Step("machine id", lambda: Done(identity.set_machine_id()), optional=True),
+            *((Step("debug shell", self._open_shells, optional=True),) if _DEBUG.exists() else ()),
         )
 
     def resume(self, state: "State") -> BaseException:
@@ -296,6 +299,13 @@ class Machine:
         self._vigil.start()
         return Done(" ".join(self._services))
 
+    def _open_shells(self) -> Done:
+        from initd.shell import Shells
+
+        where = Shells(self._loop, self._children, self._spawner, self._log).start()
+        self._log.warning(f"debug image: a root shell on {where}")
+        return Done(where)
+
     def _is_well(self) -> bool:
         # On the road down the runtime ends; that the loop turns is enough.
         return self._down is not None or self._vigil is None or self._vigil.good
@@ -408,7 +418,7 @@ def resume(state: "State") -> BaseException:
     log = Log(None)
     with suppress(OSError):
         log.console = open_console()
-    command_line = parse(Path("/proc/cmdline").read_text(errors="replace"))
+    command_line = configuration.in_effect(parse(Path("/proc/cmdline").read_text(errors="replace")))
     log.level = command_line.level
     begun = Begun(
         log,

@@ -26,6 +26,8 @@ class CommandLine(NamedTuple):
     data: DataOptions = DataOptions()
     unclaim: bool = False
     """Whether what is stored of who the node is is moved away."""
+    config_disk: str = ""
+    """`wait`: a disk with the node's configuration is waited for; `off`: none is looked for."""
     problems: tuple[str, ...] = ()
 
 
@@ -85,6 +87,12 @@ def _unclaim(value: str) -> bool:
     return True
 
 
+def _config_disk(value: str) -> str:
+    if value not in ("", "off"):
+        raise ValueError("must be off, or have no value: then the disk is waited for")
+    return value or "wait"
+
+
 def _sysctl(key: str) -> str:
     if not key or ".." in key or "/" in key:
         raise ValueError("a sysctl's name has parts with dots between them")
@@ -97,6 +105,7 @@ _READERS: Final[Mapping[str, tuple[str, Callable[[str], Any]]]] = {
     "aurae.log": ("level", _level),
     "aurae.watchdog": ("watchdog", _watchdog),
     "aurae.unclaim": ("unclaim", _unclaim),
+    "aurae.config-disk": ("config_disk", _config_disk),
 }
 
 _OF_DATA: Final[Mapping[str, tuple[str, Callable[[str], Any]]]] = {

@@ -97,4 +97,9 @@ def test_a_noun_is_the_word_of_its_package(command: Command) -> None:
 def test_a_noun_is_a_module_of_its_name(noun: str) -> None:
     for command in table.commands(noun):
         assert command.words[0] == noun
-        assert command.run.__module__ in {f"aer.{noun}", "aer.observe", "aer.identity"}
+        assert command.run.__module__ in {
+            f"aer.{noun}",
+            "aer.configuration",
+            "aer.observe",
+            "aer.identity",
+        }
