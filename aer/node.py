@@ -1,11 +1,11 @@
-"""`aer node`: the commands of NodeService, ClaimService, ConfigService and IdentityService."""
+"""`aer node`: the commands of NodeService, ClaimService, and of other modules for this noun."""
 
 import time
 from collections.abc import Iterator
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Final
 
-from aer import configuration, identity, output, parse, pki
+from aer import configuration, identity, install, output, parse, pki
 from aer.command import Argument, Call, Command
 from aer.errors import AerError, UsageError
 
@@ -288,5 +288,6 @@ COMMANDS: Final = (
         fixed=_SECRET,
     ),
     *configuration.COMMANDS,
+    *install.COMMANDS,
     *identity.COMMANDS,
 )

@@ -28,6 +28,8 @@ class CommandLine(NamedTuple):
     """Whether what is stored of who the node is is moved away."""
     config_disk: str = ""
     """`wait`: a disk with the node's configuration is waited for; `off`: none is looked for."""
+    screen: bool = True
+    """Whether what the node is and how it is is shown on the display and serial lines."""
     problems: tuple[str, ...] = ()
 
 
@@ -81,6 +83,12 @@ def _of_data(name: str, value: str) -> dict[str, Any]:
     return {field: read(value)}
 
 
+def _screen(value: str) -> bool:
+    if value not in ("on", "off"):
+        raise ValueError("must be on or off")
+    return value == "on"
+
+
 def _unclaim(value: str) -> bool:
     if value:
         raise ValueError("takes no value")
@@ -104,6 +112,7 @@ _READERS: Final[Mapping[str, tuple[str, Callable[[str], Any]]]] = {
     "aurae.hostname": ("hostname", _hostname),
     "aurae.log": ("level", _level),
     "aurae.watchdog": ("watchdog", _watchdog),
+    "aurae.screen": ("screen", _screen),
     "aurae.unclaim": ("unclaim", _unclaim),
     "aurae.config-disk": ("config_disk", _config_disk),
 }

@@ -16,6 +16,7 @@ class Permission(StrEnum):
     LOGS_READ = "logs.read"
     NODE_OBSERVE = "node.observe"
     NODE_CONTROL = "node.control"
+    NODE_INSTALL = "node.install"
     AUDIT_READ = "audit.read"
     IDENTITY_READ = "identity.read"
     IDENTITY_WRITE = "identity.write"
@@ -61,6 +62,8 @@ TABLE: Final[Mapping[str, Permission]] = {
     "/aurae.node.v0.ConfigService/Get": Permission.CONFIG_READ,
     "/aurae.node.v0.ConfigService/Revert": Permission.CONFIG_WRITE,
     "/aurae.node.v0.ConfigService/Validate": Permission.CONFIG_READ,
+    "/aurae.node.v0.InstallService/Install": Permission.NODE_INSTALL,
+    "/aurae.node.v0.InstallService/ListDisks": Permission.NODE_INSTALL,
     "/aurae.node.v0.NodeService/ReloadDaemon": Permission.NODE_CONTROL,
     "/aurae.node.v0.NodeService/Shutdown": Permission.NODE_CONTROL,
     "/aurae.observe.v0.ObserveService/GetAuraeDaemonLogStream": Permission.NODE_OBSERVE,

@@ -186,7 +186,7 @@ async def serving(
                     owned = (
                         tasks.create_task(processes.run(connected.set)),
                         tasks.create_task(_announce(processes, connected, where, ready)),
-                        tasks.create_task(_offer(settings, ready))
+                        tasks.create_task(_offer(settings, processes, ready))
                         if unclaimed
                         else tasks.create_task(
                             _follow(source, trust, wakeups, authenticator, ready)
@@ -196,6 +196,7 @@ async def serving(
                         tasks.create_task(_apply(cells, connected, settings)),
                         tasks.create_task(_settle(cells, connected)),
                         tasks.create_task(_live(processes, connected)),
+                        tasks.create_task(_introduce(processes, trust, ready)),
                         tasks.create_task(_tell(parts.health, going_down)),
                         tasks.create_task(_keep(audit, ready)),
                         tasks.create_task(_fetch(settings, ready)),
@@ -244,14 +245,14 @@ async def _announce(
     ready.set()
 
 
-async def _offer(settings: Settings, ready: asyncio.Event) -> None:
+async def _offer(settings: Settings, processes: Processes, ready: asyncio.Event) -> None:
     """Until the node is claimed. Then this run ends, and PID 1 starts the next, which is who the
     node is by then."""
     await ready.wait()
     # With it comes what makes and reads certificates, which no other node needs now.
     claiming = await asyncio.to_thread(import_module, "runtime.server.claiming")
     try:
-        await claiming.offer(settings)
+        await claiming.offer(settings, lambda words: processes.introduce(fingerprint=words))
     except (OSError, ValueError, RuntimeError) as e:
         log.error("claim: cannot be offered, boot again: %s", e)
     else:
@@ -282,6 +283,21 @@ async def _live(processes: Processes, connected: asyncio.Event) -> None:
             # PID 1 waits longer than a connection takes to come back.
             again = AGAIN
         await asyncio.sleep(again)
+
+
+async def _introduce(processes: Processes, trust: Trust, ready: asyncio.Event) -> None:
+    """Have PID 1 show who the node is, from when the API answers on, whenever that is another."""
+    changed = asyncio.Event()
+    trust.listen(lambda _: changed.set())
+    await ready.wait()
+    told = ""
+    while True:
+        spiffe_id = "" if trust.current is None else str(trust.current.identity)
+        if spiffe_id != told:
+            await processes.introduce(spiffe_id)
+            told = spiffe_id
+        await changed.wait()
+        changed.clear()
 
 
 async def _tell(health: Health, going_down: asyncio.Event) -> None:

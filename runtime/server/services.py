@@ -100,6 +100,18 @@ def _identity(parts: Parts) -> Made:
     return servicer, identity_pb2_grpc.add_IdentityServiceServicer_to_server
 
 
+def _install(_: Parts) -> Made:
+    from aurae.node.v0 import install_pb2_grpc
+
+    from runtime.install.disks import Disks
+    from runtime.install.installs import Installs
+    from runtime.install.service import InstallService
+
+    disks = Disks()
+    servicer = InstallService(disks, Installs(disks))
+    return servicer, install_pb2_grpc.add_InstallServiceServicer_to_server
+
+
 def _node(parts: Parts) -> Made:
     from aurae.node.v0 import node_pb2_grpc
 
@@ -123,6 +135,7 @@ SERVICES: Final = {
     "aurae.discovery.v0.DiscoveryService": _discovery,
     "aurae.identity.v0.IdentityService": _identity,
     "aurae.node.v0.ConfigService": _config,
+    "aurae.node.v0.InstallService": _install,
     "aurae.node.v0.NodeService": _node,
     "aurae.observe.v0.ObserveService": _observe,
     "grpc.health.v1.Health": _health,
@@ -135,7 +148,7 @@ LATER: Final = (
     *("runtime.audit.service", "runtime.cells.service", "runtime.discovery.service"),
     *("runtime.node.service", "runtime.observe.service", "runtime.policy.service"),
     *("runtime.server.admission", "runtime.server.deciding", "runtime.server.health_service"),
-    "runtime.trust.service",
+    *("runtime.install.service", "runtime.trust.service"),
 )
 
 
