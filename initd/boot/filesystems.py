@@ -2,15 +2,15 @@
 
 One that is being made is called `MAKING`, and so is a partition of ours. It gets its own name when
 all is done, so whatever a power cut leaves behind is known, and made anew.
+
+A boot that finds one imports this, and not what only runs where there is something to do.
 """
 
 import os
 from collections.abc import Callable, Mapping
 from typing import Final
 
-from initd.boot import programs
 from initd.boot.disks import NotThere
-from initd.linux import filesystem
 from initd.values import NamedTuple
 
 MAKING: Final = "aurae-making"
@@ -30,7 +30,25 @@ class Kind(NamedTuple):
     make: tuple[str, ...]
     smallest: int
     options: str
-    grow: Callable[[str, str], object]
+    grow: Callable[[str, str], None]
+
+
+def _grow_ext4(device: str, _: str) -> None:
+    from initd.boot import programs
+
+    programs.run("resize2fs", device)
+
+
+def _grow_xfs(_: str, folder: str) -> None:
+    from initd.boot import programs
+
+    programs.run("xfs_growfs", "-d", folder)
+
+
+def _grow_btrfs(_: str, folder: str) -> None:
+    from initd.linux import filesystem
+
+    filesystem.fill_with_btrfs(folder)
 
 
 # A disk is not discarded first: some take minutes for that.
@@ -39,25 +57,27 @@ KINDS: Final[Mapping[str, Kind]] = {
         ("mke2fs", "-t", "ext4", "-q", "-F", "-E", "nodiscard", "-L"),
         8 << 20,
         "errors=remount-ro",
-        lambda device, _: programs.run("resize2fs", device),
+        _grow_ext4,
     ),
     "xfs": Kind(
         ("mkfs.xfs", "-q", "-f", "-K", "-L"),
         300 << 20,
         "",
-        lambda _, folder: programs.run("xfs_growfs", "-d", folder),
+        _grow_xfs,
     ),
     "btrfs": Kind(
         ("mkfs.btrfs", "-q", "-f", "-K", "-L"),
         114 << 20,
         "",
-        lambda _, folder: filesystem.fill_with_btrfs(folder),
+        _grow_btrfs,
     ),
 }
 
 
 def check(kind: str, device: str, size: int) -> None:
     """Whether it can be made of so many bytes of a device. Raises NotThere."""
+    from initd.boot import programs
+
     name = KINDS[kind].make[0]
     if size < KINDS[kind].smallest:
         raise NotThere(
@@ -74,6 +94,8 @@ def check(kind: str, device: str, size: int) -> None:
 
 def make(kind: str, device: str) -> None:
     """Make a file system that is called `MAKING`. Raises Failed; OSError."""
+    from initd.boot import programs
+
     name, *arguments = KINDS[kind].make
     programs.run(name, *arguments, MAKING, device)
 
@@ -81,6 +103,8 @@ def make(kind: str, device: str) -> None:
 def foreign(device: str, start: int = 0, length: int = 0) -> str:
     """What is on a device, or in a part of it, that is known to anybody: a file system, a table, a
     member of a volume. Empty: nothing. Raises Failed; OSError."""
+    from initd.boot import programs
+
     part = (f"--offset={start}", f"--size={length}") if length else ()
     wanted = ("--match-tag=TYPE", "--match-tag=PTTYPE")
     try:

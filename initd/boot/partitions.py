@@ -8,9 +8,7 @@ is made again in the same place has what it had.
 import os
 from typing import Final
 
-from initd.boot import programs
 from initd.boot.disks import SECTOR, NotThere, lines, number
-from initd.linux import partition
 from initd.values import NamedTuple
 
 LEAST: Final = 64 << 20
@@ -74,6 +72,9 @@ def enlarged(disk: str, which: int, sys: str = "/sys") -> Extent | None:
 
 def create(disk: str, label: str, sys: str = "/sys") -> str:
     """Make a partition of all room; returns its device's name. Raises NotThere, Failed; OSError."""
+    from initd.boot import programs
+    from initd.linux import partition
+
     extent = room(disk, sys)
     if extent.length < LEAST:
         raise NotThere(
@@ -90,6 +91,9 @@ def create(disk: str, label: str, sys: str = "/sys") -> str:
 
 def grow(disk: str, extent: Extent, sys: str = "/sys") -> None:
     """Give a partition these bounds, which only its end may differ by. Raises Failed; OSError."""
+    from initd.boot import programs
+    from initd.linux import partition
+
     which = f"--partno={extent.number}"
     line = _bounds(disk, extent, sys)
     programs.run("sfdisk", which, *_CAREFUL, f"/dev/{disk}", text=line + "\n")
@@ -98,6 +102,8 @@ def grow(disk: str, extent: Extent, sys: str = "/sys") -> None:
 
 def rename(disk: str, which: int, label: str) -> None:
     """Give a partition another name in the table. Raises Failed; OSError."""
+    from initd.boot import programs
+
     programs.run("sfdisk", *_CAREFUL, "--part-label", f"/dev/{disk}", str(which), label)
 
 

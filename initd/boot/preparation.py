@@ -4,7 +4,7 @@ import os
 from collections.abc import Mapping
 from typing import Final
 
-from initd.boot import filesystems, partitions
+from initd.boot import filesystems
 from initd.boot.data import (
     ASIDE,
     BLOCK,
@@ -21,7 +21,6 @@ from initd.boot.disks import Content, NotThere, block_devices, content, disk_und
 from initd.boot.filesystems import MAKING
 from initd.boot.modules import Modules
 from initd.boot.options import DataOptions
-from initd.linux import filesystem
 from initd.linux.mount import MountFlag, mount
 
 RECOVERY: Final = f"{STATE}/data.recovery-key"
@@ -57,6 +56,8 @@ class Preparation:
         else:
             self._mount_found(path, found)
         if half:
+            from initd.boot import partitions
+
             partitions.rename(device["DISK"], partitions.number_of(path), NAME)
         make_folders(ASIDE)
         if unclaims:
@@ -81,6 +82,8 @@ class Preparation:
         return self._make_partition(disk)
 
     def _make_partition(self, disk: str) -> dict[str, str]:
+        from initd.boot import partitions
+
         self._must_make(f"/dev/{disk}")
         room = partitions.room(disk)
         if room.length >= partitions.LEAST:
@@ -98,6 +101,8 @@ class Preparation:
         return {"DEVNAME": name, "DEVTYPE": "partition", "DISK": disk, "PARTNAME": MAKING}
 
     def _grow_partition(self, disk: str, path: str) -> None:
+        from initd.boot import partitions
+
         if not self._options.makes:
             return
         try:
@@ -147,6 +152,7 @@ class Preparation:
         """Make what is asked for, and mount it. A power cut before its end leaves what is made
         anew, as nothing but the last step gives it its name."""
         from initd.boot import encryption
+        from initd.linux import filesystem
 
         self._must_make(path)
         kind, encrypted = self._options.filesystem, self._options.encryption != "none"
@@ -203,6 +209,8 @@ class Preparation:
     def _grow(self, source: str, found: Content) -> None:
         if not self._options.makes or filesystems.fills(found.size, source):
             return
+        from initd.linux import filesystem
+
         self._teller.say(f"growing {found.kind} on {source}")
         try:
             filesystems.KINDS[found.kind].grow(source, ASIDE)
