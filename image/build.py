@@ -359,8 +359,9 @@ def _make_tree(at: Places) -> None:
     mkosi.remove(at.root)
     at.root.mkdir()
     requirements = at.project / "requirements/image.txt"
-    root.make(base, at.root, requirements, at.wheels, shell=at.profile.shell)
-    root.copy_modules(base, at.root)
+    profile = at.profile
+    root.make(base, at.root, requirements, at.wheels, shell=profile.shell, lean=profile.lean)
+    root.copy_modules(base, at.root, lean=profile.lean)
     firmware.copy(base, at.root, firmware.named(at.workshop(), at.root / "usr/lib/modules"))
     root.copy_copyrights(base, at.root)
     small = at.work / "initramfs"
