@@ -95,12 +95,12 @@ run: env ## Everything from a fresh clone to a first cell on a booted machine
 # The image of the working tree, so that what is tested is what a node would run.
 .PHONY: test-vm
 test-vm: env ## Tests against the booted image, by emulation if need be (ARGS= for pytest)
-	@$(MAKE) image
+	@$(MAKE) pxe
 	@echo "==> tests against the booted image" && $(PYTHON) -m pytest tests/integration $(ARGS)
 
 .PHONY: soak
 soak: env ## The same tests, with the large counts
-	@$(MAKE) image
+	@$(MAKE) pxe
 	@echo "==> malformed certificates, rotations" && AURAE_SOAK=1 $(PYTHON) -m pytest tests/unit/identity/test_malformed.py tests/unit/trust/test_rotation.py
 	@echo "==> the same with large counts" && AURAE_SOAK=1 $(PYTHON) -m pytest tests/integration $(ARGS)
 
