@@ -7,6 +7,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from datetime import timedelta
+from functools import partial
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, Final
@@ -21,6 +22,7 @@ from runtime.identity.authority import KeyType, Pair
 from runtime.identity.spiffe import SpiffeId
 from runtime.policy.gate import Gate
 from runtime.policy.policies import Policies
+from runtime.server.admission import Admission
 from runtime.server.authentication import Authenticator
 from runtime.server.border import Border, Context
 from runtime.server.callers import Callers
@@ -42,12 +44,12 @@ class Health(health_pb2_grpc.HealthServicer):  # type: ignore[misc] # has no typ
         return health_pb2.HealthCheckResponse(status=health_pb2.HealthCheckResponse.SERVING)
 
 
-class Open(Border):
-    """The same border without a question who it is."""
+class Open(Admission):
+    """Lets in without a question who it is."""
 
     @asynccontextmanager
-    async def _admitted(
-        self, _method: str, _context: Context, _request: Any
+    async def admitted(
+        self, _method: str, _context: Context, _request: Any, _refuse: Callable[[str], None]
     ) -> AsyncIterator[Callable[[], None]]:
         yield lambda: None
 
@@ -129,6 +131,10 @@ def _svid(signer: Pair, path: str) -> Pair:
     )
 
 
+def _same(admission: Admission) -> Admission:
+    return admission
+
+
 async def _serve(
     folder: Path,
     signer: Pair,
@@ -156,8 +162,8 @@ async def _serve(
         [(node.key, node.certificate)], signer.certificate, require_client_auth=True
     )
     servers, ports = [], []
-    for kind in (Border, Open):
-        server = aio.server(interceptors=[kind(callers, gate, audit)])
+    for admission in (Admission(callers, gate, audit), Open(callers, gate, audit)):
+        server = aio.server(interceptors=[Border(partial(_same, admission))])
         health_pb2_grpc.add_HealthServicer_to_server(Health(), server)
         ports.append(server.add_secure_port("127.0.0.1:0", credentials))
         await server.start()

@@ -7,12 +7,8 @@ from typing import Final
 from runtime import imports
 
 _STANDARD: Final = (
-    *("logging", "pathlib", "socket", "subprocess", "selectors", "json", "concurrent.futures"),
+    *("logging", "pathlib", "socket", "selectors", "json", "concurrent.futures"),
     *("heapq", "signal", "fcntl", "resource", "contextvars", "ctypes"),
-)
-_PROTOBUF: Final = (
-    *("google.protobuf.descriptor", "google.protobuf.descriptor_pool", "google.protobuf.message"),
-    "google.protobuf.internal.builder",
 )
 
 
@@ -25,6 +21,3 @@ def steps() -> Iterator[None]:
         yield
     imports.asyncio()
     yield
-    for name in _PROTOBUF:
-        __import__(name)
-        yield

@@ -22,6 +22,8 @@ POSTPONED: Final = (
     # Of text from subprocesses, and of exceptions that name what may have been meant.
     "locale",
     "textwrap",
+    # Of gRPC's list of public roots, which the node does without.
+    "pkgutil",
     # Of TLS by asyncio: the API's is gRPC's.
     "asyncio.sslproto",
 )
@@ -32,6 +34,12 @@ SMALLER: Final = {
     "inspect": "runtime.inspection",
     # It makes classes for all that is new in typing, and our Python has that.
     "typing_extensions": "typing",
+    # What gRPC's signatures are made of: generic types of generic types, which cost as much as all
+    # of its server.
+    "grpc._typing": "runtime.untyped",
+    # What asyncio and gRPC take from them.
+    "subprocess": "runtime.borrowed",
+    "traceback": "runtime.borrowed",
 }
 
 

@@ -76,6 +76,10 @@ class Machine:
         """A channel of its own; close it. `config` makes the caller somebody else."""
         return connect(config or Config.load(self.config_file))
 
+    def reconnect(self) -> None:
+        """Let `api` be on a connection of its own from now on: one that broke may rest for long."""
+        self._disconnect()
+
     def wait_until_serving(self, timeout: float = BOOT_SECONDS) -> None:
         """Return once the API answers SERVING. Raises `LostError` if the machine is lost."""
         wait_until_serving(self.connect, self.qemu.check, timeout)
@@ -151,10 +155,15 @@ class Machines:
     running: list[Machine] = field(default_factory=list)
     _number: "itertools.count[int]" = field(default_factory=lambda: itertools.count(1))
 
+    @property
+    def version(self) -> str:
+        """Of the image."""
+        return (self.artifacts / "version").read_text().strip()
+
     def start(
         self,
         *,
-        disk: bool = False,
+        disk: bool | Drive = False,
         netboot: bool = False,
         network: NetworkBoot | None = None,
         memory: int | None = None,
@@ -165,6 +174,7 @@ class Machines:
         nics: Sequence[Nic] = (Nic(forwarded=API_PORT),),
         drives: Sequence[Drive] = (),
         devices: Sequence[str] = (),
+        tpm: Path | None = None,
         console: str = "ttyS0",
         reboots: bool = False,
         date: str = "",
@@ -172,14 +182,14 @@ class Machines:
     ) -> Machine:
         """Boot a machine; by default wait until its API answers.
 
-        `disk` boots the image's disk by OVMF instead of the kernel directly, `netboot` the
-        initramfs that has the root inside, `network` what its first card finds. `credentials` are
-        those of the trust domain unless given.
+        `disk` boots the image's disk (or that one) by OVMF instead of the kernel directly,
+        `netboot` the initramfs that has the root inside, `network` what its first card finds.
+        `credentials` are those of the trust domain unless given.
 
         Raises `LostError`, `NotServingError` or `StartError`.
         """
         description = Description(
-            boot=network or (self._disk_boot() if disk else self._kernel_boot(netboot=netboot)),
+            boot=network or (self._disk_boot(disk) if disk else self._kernel_boot(netboot=netboot)),
             memory=memory or self.memory,
             cpus=cpus or self.cpus,
             cmdline=tuple(cmdline),
@@ -188,6 +198,7 @@ class Machines:
             nics=tuple(nics),
             drives=tuple(drives),
             devices=tuple(devices),
+            tpm=tpm,
             console=console,
             reboots=reboots,
             date=date,
@@ -222,8 +233,9 @@ class Machines:
             root=None if netboot else self.artifacts / "root.erofs",
         )
 
-    def _disk_boot(self) -> FirmwareBoot:
-        return FirmwareBoot(disk=Drive(file=self.artifacts / "aurae.img"))
+    def _disk_boot(self, disk: bool | Drive) -> FirmwareBoot:
+        ours = Drive(file=self.artifacts / "aurae.img")
+        return FirmwareBoot(disk=disk if isinstance(disk, Drive) else ours)
 
 
 # What a test may leave nothing of: cells' cgroups, processes in them, zombies, mounts, namespaces.

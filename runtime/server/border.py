@@ -1,39 +1,24 @@
 """The border that every call crosses: who calls, for how long, and what an error looks like."""
 
 import asyncio
-from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping
-from contextlib import AbstractContextManager, asynccontextmanager, contextmanager, nullcontext
-from typing import Any, Final, TypeAlias
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 import grpc
 from google.protobuf.message import DecodeError
 from grpc import StatusCode, aio
 
-from initd.errors import (
-    AuraedError,
-    InvalidArgument,
-    PermissionDenied,
-    ResourceExhausted,
-    Unauthenticated,
-    Unavailable,
-)
+from initd.errors import InvalidArgument, Unavailable
 from initd.processes.model import How
-from runtime import scope
-from runtime.audit.decided import Decided
-from runtime.policy import table
-from runtime.policy.gate import Asking, Gate, scope_of
-from runtime.policy.model import Decision
-from runtime.scope import NODE, Scope
 from runtime.server import errors
-from runtime.server.callers import Caller, Callers, called_by
-from runtime.server.recorder import Recorder
+
+if TYPE_CHECKING:
+    from runtime.server.admission import Admission
 
 # Seconds that a call may take where its caller gives no deadline.
 LIMIT: Final = 30.0
-
-# Calls in flight from one outermost cell with all below it: each costs the runtime memory.
-CALLS: Final = 256
 
 # These end by themselves: by a grace that the caller gives, or when what they wait for happens.
 UNLIMITED: Final = frozenset(
@@ -60,6 +45,8 @@ LOOKING: Final = ALWAYS | {
     "/aurae.cells.v0.CellService/Wait",
     "/aurae.cells.v0.CellService/Watch",
     "/aurae.discovery.v0.DiscoveryService/Discover",
+    "/aurae.node.v0.ConfigService/Get",
+    "/aurae.node.v0.ConfigService/Validate",
     "/aurae.node.v0.NodeService/Shutdown",
     "/aurae.observe.v0.ObserveService/GetAuraeDaemonLogStream",
     "/aurae.observe.v0.ObserveService/GetSubProcessStream",
@@ -75,10 +62,8 @@ STOPPING: Final = "the API is stopping; try again when it is back"
 Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
 Context: TypeAlias = "aio.ServicerContext[Any, Any]"
 
-_UNCOUNTED: Final[AbstractContextManager[None]] = nullcontext()
 
-
-class _Unreadable:
+class Unreadable:
     """In the place of a request whose bytes are no message: gRPC itself would answer UNKNOWN."""
 
 
@@ -90,13 +75,13 @@ def _decoder(decode: Callable[[bytes], Any] | None) -> Callable[[bytes], Any] | 
         try:
             return decode(data)
         except DecodeError:
-            return _Unreadable()
+            return Unreadable()
 
     return attempt
 
 
 def _readable(request: Any) -> Any:
-    if isinstance(request, _Unreadable):
+    if isinstance(request, Unreadable):
         raise InvalidArgument("request: its bytes are no such message; is the client of this API?")
     return request
 
@@ -121,151 +106,14 @@ class _Checked:
         await self._context.write(message)
 
 
-class _Crossing:
-    """One call at the border: who it is, and what was decided, which is recorded."""
-
-    __slots__ = (
-        *("_asking", "_audit", "_decision", "_gate", "_generation", "_method", "_peer"),
-        *("_request", "_seen", "caller", "refused"),
-    )
-
-    def __init__(self, gate: Gate, audit: Recorder, method: str, request: Any, peer: str) -> None:
-        self._gate = gate
-        self._audit = audit
-        self._method = method
-        self._request = request
-        self._peer = peer
-        self._seen = NODE
-        self.refused = False
-        self._generation = gate.policies.generation
-
-    async def identify(
-        self, callers: Callers, authentication: Mapping[str, Iterable[bytes]]
-    ) -> None:
-        """Raises Unauthenticated and PermissionDenied."""
-        try:
-            caller = callers.again(self._peer, authentication)
-            self.caller = caller or await callers.check(self._peer, authentication)
-        except AuraedError as e:
-            claimed = e.claimed if isinstance(e, Unauthenticated) else ""
-            who = claimed[:MAX_MESSAGE] or "unknown"
-            self._record(who, Decision(allowed=False, rule="identity", reason=str(e)))
-            raise
-
-    def admit(self) -> Scope:
-        """How much of the node the call sees. Raises PermissionDenied."""
-        self._asking = Asking(self.caller.scope, self.caller.id)
-        decision = self._gate.decide(self._asking, self._method)
-        self._seen = scope_of(self._asking, decision)
-        if decision.allowed and self._method in table.LOOKING:
-            self._audit.record_soon(lambda: self._decided(self.caller.who, decision))
-        else:
-            self._record(self.caller.who, decision)
-        if not decision.allowed:
-            raise PermissionDenied(self._refusal(decision))
-        self._decision = decision
-        if self._seen.tenant and self._seen.cell is not None:
-            self._gate.check_tenant(self._seen.cell)
-        return self._seen
-
-    def check(self) -> None:
-        """Once more, where something has changed. Raises Unauthenticated and PermissionDenied."""
-        self._check_identity()
-        if self._generation == self._gate.policies.generation:
-            return
-        self._generation = self._gate.policies.generation
-        decision = self._gate.decide(self._asking, self._method)
-        if decision.allowed and decision.tenant == self._decision.tenant:
-            return
-        decision = decision._replace(allowed=False)
-        self.refused = True
-        self._record(self.caller.who, decision)
-        raise PermissionDenied(self._refusal(decision))
-
-    def _check_identity(self) -> None:
-        try:
-            self.caller.check()
-        except Unauthenticated as e:
-            decision = Decision(allowed=False, rule="identity", reason=str(e))
-            self._record(self.caller.who, decision)
-            raise
-
-    def record_refused(self, error: PermissionDenied) -> None:
-        """The service itself says that the caller may not."""
-        self._record(self.caller.who, self._decision._replace(allowed=False, reason=str(error)))
-
-    def record_outside(self, name: str) -> None:
-        """It named a cell that is no part of what it sees."""
-        reason = f"cell {name} lies outside of its own"
-        self._record(self.caller.who, self._decision._replace(allowed=False, reason=reason))
-
-    def _refusal(self, decision: Decision) -> str:
-        if self.caller.id is None:
-            return decision.reason
-        method = self._method.rpartition(".")[2]
-        return f"caller {self.caller.id}: may not call {method}: {decision.reason}"
-
-    def _record(self, who: str, decision: Decision) -> None:
-        self._audit.record(**self._decided(who, decision)._asdict())
-
-    def _decided(self, who: str, decision: Decision) -> Decided:
-        return Decided(
-            who=who,
-            method=self._method,
-            object=self._object(),
-            allowed=decision.allowed,
-            rule=decision.rule,
-            reason="" if decision.allowed else decision.reason,
-            peer=self._peer,
-        )
-
-    def _object(self) -> str:
-        """What the request names, as the node calls it: `web/api`, `web/api:server`."""
-        request = self._request
-        if named := OBJECTS.get(self._method):
-            return named(request) if not isinstance(request, _Unreadable) else ""
-        cell = getattr(request, "cell_name", "") or _name_of(request, "cell")
-        executable = getattr(request, "executable_name", "") or _name_of(request, "executable")
-        own = self._seen
-        if own.cell is not None and not (own.tenant and cell):
-            cell = f"{own.cell}/{cell}" if cell else own.cell
-        if not executable and (pid := getattr(request, "process_id", 0)):
-            return f"process {pid}"
-        return f"{cell}:{executable}" if executable else str(cell)
-
-
-def _applied(request: Any) -> str:
-    names = [f"{cell.name}/" for cell in request.cells]
-    names += [f"{start.cell_name}:{start.executable.name}" for start in request.executables]
-    return " ".join(names)
-
-
-# Of requests that name something else than a cell or an executable.
-OBJECTS: Final[Mapping[str, Callable[[Any], str]]] = {
-    "/aurae.auth.v0.AuthService/CanI": lambda request: str(request.as_id),
-    "/aurae.cells.v0.CellService/Apply": _applied,
-    "/aurae.identity.v0.IdentityService/SetTrust": lambda request: str(request.trust_domain),
-}
-
-
-def _name_of(request: Any, field: str) -> str:
-    name = getattr(getattr(request, field, None), "name", "")
-    return name if isinstance(name, str) else ""
-
-
 class Border(aio.ServerInterceptor):
     """Lets calls in, bounds them, and translates how they fail.
 
     Streams and `UNLIMITED` calls live until they are done, their caller leaves or the API drains.
     """
 
-    def __init__(
-        self, callers: Callers, gate: Gate, audit: Recorder, *, limit: float = LIMIT
-    ) -> None:
-        self._callers = callers
-        self._gate = gate
-        self._audit = audit
-        self._of_tenants: Counter[str] = Counter()
+    def __init__(self, make_admission: "Callable[[], Admission]", *, limit: float = LIMIT) -> None:
+        self._make_admission = make_admission
         self._limit = limit
         self._wrapped: dict[str, Handler] = {}
         self._unlimited: set[asyncio.Timeout] = set()
@@ -274,6 +122,10 @@ class Border(aio.ServerInterceptor):
         self._idle.set()
         self._draining = False
         self._down: How | None = None
+
+    @cached_property
+    def _admission(self) -> "Admission":
+        return self._make_admission()
 
     def go_down(self, how: How) -> None:
         """From now on only what looks is let in: the node goes down, and its workloads end."""
@@ -356,7 +208,8 @@ class Border(aio.ServerInterceptor):
         self._idle.clear()
         bound = asyncio.timeout(limit)
         try:
-            async with self._admitted(method, context, request) as check, bound:
+            admitted = self._admission.admitted(method, context, request, self._refuse)
+            async with admitted as check, bound:
                 if limit is None:
                     self._unlimited.add(bound)
                 try:
@@ -377,50 +230,12 @@ class Border(aio.ServerInterceptor):
             if not self._calls:
                 self._idle.set()
 
-    @asynccontextmanager
-    async def _admitted(
-        self, method: str, context: Context, request: Any
-    ) -> AsyncIterator[Callable[[], None]]:
-        """Within the block the call is its caller's, and sees what that may."""
-        crossing = _Crossing(self._gate, self._audit, method, request, context.peer())
-        await crossing.identify(self._callers, context.auth_context() or {})
+    def _refuse(self, method: str) -> None:
+        """Raises Unavailable where nobody may call that now."""
         if self._draining and method not in ALWAYS:
             raise Unavailable(STOPPING)
         if self._down is not None and method not in LOOKING:
             raise Unavailable(f"node: goes down ({self._down.value}), it takes nothing new")
-        seen = crossing.admit()
-        caller = crossing.caller
-        with (
-            called_by(caller),
-            self._counted(caller, seen),
-            scope.entered(seen, crossing.record_outside),
-        ):
-            try:
-                yield crossing.check
-            except PermissionDenied as e:
-                if not crossing.refused:
-                    crossing.record_refused(e)
-                raise
-
-    def _counted(self, caller: Caller, seen: Scope) -> AbstractContextManager[None]:
-        """Who has a part of the node only may not have too much of it at once."""
-        if seen.cell is None:
-            return _UNCOUNTED
-        if seen.tenant:
-            return self._count(f"tenant {seen.cell}", f"tenant {seen.cell}")
-        return self._count(caller.tenant, "its outermost cell")
-
-    @contextmanager
-    def _count(self, tenant: str, whose: str) -> Iterator[None]:
-        if self._of_tenants[tenant] >= CALLS:
-            raise ResourceExhausted(f"caller: {CALLS} calls of {whose} are open; end some first")
-        self._of_tenants[tenant] += 1
-        try:
-            yield
-        finally:
-            self._of_tenants[tenant] -= 1
-            if not self._of_tenants[tenant]:
-                del self._of_tenants[tenant]
 
     def _expired(self, method: str) -> tuple[StatusCode, str]:
         if self._draining:

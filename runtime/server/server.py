@@ -6,12 +6,11 @@ import os
 import signal
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, closing, contextmanager
+from functools import cache
 from importlib import import_module
 from typing import TYPE_CHECKING, Final
 
-from google.protobuf.internal import api_implementation
 from grpc import aio
-from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from initd import headstart
 from initd.errors import AuraedError, Unavailable
@@ -21,13 +20,9 @@ from initd.values import NamedTuple
 from runtime.cells.cells import Cells
 from runtime.cells.cgroups import Cgroups
 from runtime.cells.specs import Specs
-from runtime.cells.tenants import Quota, Tenants
 from runtime.cells.wanted import WantedFiles
 from runtime.observe.streams import Streams
 from runtime.observe.wakeups import Wakeups
-from runtime.policy.gate import Gate
-from runtime.policy.policies import Policies
-from runtime.policy.policies import Source as PolicySource
 from runtime.processes import Processes
 from runtime.server import peers
 from runtime.server.authentication import Authenticator
@@ -42,11 +37,14 @@ from runtime.server.secure import Secure
 from runtime.server.services import LATER, NAMES, Late, Parts
 from runtime.server.settings import Settings
 from runtime.server.workloads import WorkloadApi
-from runtime.trust.files import Files
+from runtime.trust.files import CHANGES, Files
 from runtime.trust.material import Unusable
 from runtime.trust.trust import Source, Trust
 
 if TYPE_CHECKING:
+    from runtime.configuration.configurations import Configurations
+    from runtime.server.admission import Admission
+    from runtime.server.deciding import Deciding
     from runtime.trust.custody import Custody
 
 log = logging.getLogger(__name__)
@@ -99,8 +97,6 @@ async def serving(
     settings: Settings, version: str, cgroups: Cgroups, find: Find = peers.find
 ) -> AsyncIterator[Serving]:
     """Serve within the block; drain at its end. `find` tells who connects to the Unix socket."""
-    if api_implementation.Type() != "upb":
-        log.warning("protobuf: is not compiled but pure Python, so the API is slow; mend the image")
     set_clock = clock.set_system if settings.owns_clock else None
     files = Files(settings.identity, settings.credentials, set_clock)
     unclaimed = settings.claimable and not settings.spiffe and not files.any()
@@ -111,12 +107,24 @@ async def serving(
     def custody() -> "Custody":
         from runtime.trust.custody import Custody
 
-        def has_admin(trust_domain: str) -> bool:
-            # The default goes by the node's trust domain, whichever that is.
-            held = policies.held
-            return held.source is PolicySource.DEFAULT or held.policy.has_admin(trust_domain)
+        return Custody(files, trust, settings.spiffe, deciding().has_admin)
 
-        return Custody(files, trust, settings.spiffe, has_admin)
+    @cache
+    def deciding() -> "Deciding":
+        from runtime.server.deciding import Deciding
+
+        return Deciding(settings, trust, cells)
+
+    @cache
+    def configurations() -> "Configurations":
+        from runtime.server.configured import make
+
+        return make(settings, deciding().gate.policies, trust.domain)
+
+    def admission() -> "Admission":
+        from runtime.server.admission import Admission
+
+        return Admission(callers, deciding().gate, audit)
 
     def go_down(how: How) -> None:
         border.go_down(how)
@@ -133,23 +141,20 @@ async def serving(
     )
     authenticator = Authenticator(trust)
     callers = Callers(authenticator, cells)
-    policies = Policies(settings.policy, settings.boot_policy, trust.domain)
-    trust.listen(lambda _: policies.reconsider())
-    tenants = _tenants(cells, policies)
-    gate = Gate(policies, tenants.check)
+    cells.quota = lambda tenant: deciding().tenants.most(tenant)
     audit = Recorder(settings.state / "audit", lasting=settings.state == settings.disk)
-    border = Border(callers, gate, audit)
+    border = Border(admission)
     with Wakeups() as wakeups:
         parts = Parts(
             version=version,
             processes=processes,
             cells=cells,
-            tenants=tenants,
-            gate=gate,
+            deciding=deciding,
             streams=Streams(settings.logs, processes, wakeups),
             health=Health(),
             audit=audit,
             custody=custody,
+            configurations=configurations,
         )
         make = _maker(border, parts)
         server = make()
@@ -157,7 +162,7 @@ async def serving(
         cells.recover()
         _listen(server, settings)
         await server.start()
-        await parts.health.serve(NAMES)
+        parts.health.serve()
         # Only now may anybody connect: before, they are refused at once, and try again.
         _begin(trust, source, settings, unclaimed=unclaimed)
         await secure.open()
@@ -181,7 +186,7 @@ async def serving(
                     owned = (
                         tasks.create_task(processes.run(connected.set)),
                         tasks.create_task(_announce(processes, connected, where, ready)),
-                        tasks.create_task(_offer(settings, ready))
+                        tasks.create_task(_offer(settings, processes, ready))
                         if unclaimed
                         else tasks.create_task(
                             _follow(source, trust, wakeups, authenticator, ready)
@@ -191,9 +196,11 @@ async def serving(
                         tasks.create_task(_apply(cells, connected, settings)),
                         tasks.create_task(_settle(cells, connected)),
                         tasks.create_task(_live(processes, connected)),
+                        tasks.create_task(_introduce(processes, trust, ready)),
                         tasks.create_task(_tell(parts.health, going_down)),
                         tasks.create_task(_keep(audit, ready)),
                         tasks.create_task(_fetch(settings, ready)),
+                        tasks.create_task(_configure(settings, configurations, wakeups, ready)),
                     )
                     yield Serving(where, secure.port, parts)
                     await parts.health.drain()
@@ -208,17 +215,24 @@ async def serving(
                 audit.log.close()
 
 
-def _tenants(cells: Cells, policies: Policies) -> Tenants:
-    """Tenants' cells follow the policy."""
-
-    def quota(name: str) -> Quota:
-        tenant = policies.held.policy.tenant(name)
-        return Quota(tenant.cell, tenant.cells)
-
-    tenants = Tenants(cells, quota)
-    cells.quota = tenants.most
-    policies.on_change = lambda policy: tenants.adjust(policy.tenants)
-    return tenants
+async def _configure(
+    settings: Settings,
+    configurations: "Callable[[], Configurations]",
+    wakeups: Wakeups,
+    ready: asyncio.Event,
+) -> None:
+    """Once the API answers, the node's configuration is followed, if somebody has given it one."""
+    await ready.wait()
+    if not settings.configurable:
+        return
+    changed = asyncio.Event()
+    with wakeups.on(settings.run, changed, CHANGES):
+        while not any(path.exists() for path in settings.documents):
+            await changed.wait()
+            changed.clear()
+    for name in ("runtime.server.configured", "runtime.server.deciding"):
+        await asyncio.to_thread(import_module, name)
+    await configurations().run(wakeups)
 
 
 async def _announce(
@@ -231,14 +245,14 @@ async def _announce(
     ready.set()
 
 
-async def _offer(settings: Settings, ready: asyncio.Event) -> None:
+async def _offer(settings: Settings, processes: Processes, ready: asyncio.Event) -> None:
     """Until the node is claimed. Then this run ends, and PID 1 starts the next, which is who the
     node is by then."""
     await ready.wait()
     # With it comes what makes and reads certificates, which no other node needs now.
     claiming = await asyncio.to_thread(import_module, "runtime.server.claiming")
     try:
-        await claiming.offer(settings)
+        await claiming.offer(settings, lambda words: processes.introduce(fingerprint=words))
     except (OSError, ValueError, RuntimeError) as e:
         log.error("claim: cannot be offered, boot again: %s", e)
     else:
@@ -271,6 +285,21 @@ async def _live(processes: Processes, connected: asyncio.Event) -> None:
         await asyncio.sleep(again)
 
 
+async def _introduce(processes: Processes, trust: Trust, ready: asyncio.Event) -> None:
+    """Have PID 1 show who the node is, from when the API answers on, whenever that is another."""
+    changed = asyncio.Event()
+    trust.listen(lambda _: changed.set())
+    await ready.wait()
+    told = ""
+    while True:
+        spiffe_id = "" if trust.current is None else str(trust.current.identity)
+        if spiffe_id != told:
+            await processes.introduce(spiffe_id)
+            told = spiffe_id
+        await changed.wait()
+        changed.clear()
+
+
 async def _tell(health: Health, going_down: asyncio.Event) -> None:
     """Whoever watches hears of the road down when it begins, not when it comes to the API."""
     await going_down.wait()
@@ -283,6 +312,10 @@ async def _keep(audit: Recorder, ready: asyncio.Event) -> None:
     await ready.wait()
     for name in LATER:
         await asyncio.to_thread(import_module, name)
+    from google.protobuf.internal import api_implementation
+
+    if api_implementation.Type() != "upb":
+        log.warning("protobuf: is not compiled but pure Python, so the API is slow; mend the image")
     await audit.log.run()
 
 
@@ -322,12 +355,10 @@ async def _settle(cells: Cells, connected: asyncio.Event) -> None:
 def _maker(border: Border, parts: Parts) -> Callable[[], aio.Server]:
     """Makes servers that have every service."""
     services = tuple(Late(name, parts) for name in NAMES)
-    health = health_pb2.DESCRIPTOR.services_by_name["Health"].full_name
-    reflection = Reflection((*NAMES, health, REFLECTION))
+    reflection = Reflection((*NAMES, REFLECTION))
 
     def make() -> aio.Server:
         server = aio.server(interceptors=[border], options=OPTIONS)
-        health_pb2_grpc.add_HealthServicer_to_server(parts.health, server)
         server.add_generic_rpc_handlers((*services, reflection))
         return server
 

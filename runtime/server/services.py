@@ -11,14 +11,14 @@ from grpc import aio
 
 from initd.values import NamedTuple
 from runtime.cells.cells import Cells
-from runtime.cells.tenants import Tenants
 from runtime.observe.streams import Streams
-from runtime.policy.gate import Gate
 from runtime.processes import Processes
 from runtime.server.health import Health
 from runtime.server.recorder import Recorder
 
 if TYPE_CHECKING:
+    from runtime.configuration.configurations import Configurations
+    from runtime.server.deciding import Deciding
     from runtime.trust.custody import Custody
 
 
@@ -28,12 +28,12 @@ class Parts(NamedTuple):
     version: str
     processes: Processes
     cells: Cells
-    tenants: Tenants
-    gate: Gate
     streams: Streams
     health: Health
     audit: Recorder
+    deciding: "Callable[[], Deciding]"
     custody: "Callable[[], Custody]"
+    configurations: "Callable[[], Configurations]"
 
 
 # A servicer, and what registers it with a server.
@@ -53,7 +53,7 @@ def _auth(parts: Parts) -> Made:
 
     from runtime.policy.service import AuthService
 
-    return AuthService(parts.gate), auth_pb2_grpc.add_AuthServiceServicer_to_server
+    return AuthService(parts.deciding().gate), auth_pb2_grpc.add_AuthServiceServicer_to_server
 
 
 def _cells(parts: Parts) -> Made:
@@ -61,8 +61,17 @@ def _cells(parts: Parts) -> Made:
 
     from runtime.cells.service import CellService
 
-    servicer = CellService(parts.cells, parts.tenants)
+    servicer = CellService(parts.cells, parts.deciding().tenants)
     return servicer, cells_pb2_grpc.add_CellServiceServicer_to_server
+
+
+def _config(parts: Parts) -> Made:
+    from aurae.node.v0 import config_pb2_grpc
+
+    from runtime.configuration.service import ConfigService
+
+    servicer = ConfigService(parts.configurations(), parts.deciding().gate)
+    return servicer, config_pb2_grpc.add_ConfigServiceServicer_to_server
 
 
 def _discovery(parts: Parts) -> Made:
@@ -74,6 +83,14 @@ def _discovery(parts: Parts) -> Made:
     return servicer, discovery_pb2_grpc.add_DiscoveryServiceServicer_to_server
 
 
+def _health(parts: Parts) -> Made:
+    from grpc_health.v1 import health_pb2_grpc
+
+    from runtime.server.health_service import HealthService
+
+    return HealthService(parts.health, NAMES), health_pb2_grpc.add_HealthServicer_to_server
+
+
 def _identity(parts: Parts) -> Made:
     from aurae.identity.v0 import identity_pb2_grpc
 
@@ -81,6 +98,18 @@ def _identity(parts: Parts) -> Made:
 
     servicer = IdentityService(parts.custody())
     return servicer, identity_pb2_grpc.add_IdentityServiceServicer_to_server
+
+
+def _install(_: Parts) -> Made:
+    from aurae.node.v0 import install_pb2_grpc
+
+    from runtime.install.disks import Disks
+    from runtime.install.installs import Installs
+    from runtime.install.service import InstallService
+
+    disks = Disks()
+    servicer = InstallService(disks, Installs(disks))
+    return servicer, install_pb2_grpc.add_InstallServiceServicer_to_server
 
 
 def _node(parts: Parts) -> Made:
@@ -105,8 +134,11 @@ SERVICES: Final = {
     "aurae.cells.v0.CellService": _cells,
     "aurae.discovery.v0.DiscoveryService": _discovery,
     "aurae.identity.v0.IdentityService": _identity,
+    "aurae.node.v0.ConfigService": _config,
+    "aurae.node.v0.InstallService": _install,
     "aurae.node.v0.NodeService": _node,
     "aurae.observe.v0.ObserveService": _observe,
+    "grpc.health.v1.Health": _health,
 }
 NAMES: Final = tuple(SERVICES)
 
@@ -115,7 +147,8 @@ LATER: Final = (
     *("runtime.audit.log", "runtime.policy.document", "google.protobuf.json_format"),
     *("runtime.audit.service", "runtime.cells.service", "runtime.discovery.service"),
     *("runtime.node.service", "runtime.observe.service", "runtime.policy.service"),
-    "runtime.trust.service",
+    *("runtime.server.admission", "runtime.server.deciding", "runtime.server.health_service"),
+    *("runtime.install.service", "runtime.trust.service"),
 )
 
 

@@ -29,7 +29,8 @@ async def work():
 asyncio.run(work())
 loaded = [name for name in names if type(sys.modules[name]).__name__ != "_StandIn"]
 assert not loaded, loaded
-for name in ("ssl", "grpc_reflection.v1alpha", "cryptography", "google.protobuf.text_format"):
+for name in ("ssl", "grpc_reflection.v1alpha", "cryptography", "google.protobuf.text_format",
+             "grpc_health.v1.health_pb2", "runtime.policy.table"):
     assert name not in sys.modules, name
 import inspect
 assert inspect.signature(print).parameters
@@ -37,6 +38,15 @@ assert type(sys.modules["inspect"]).__name__ == "module"
 from google.protobuf.internal import python_message
 assert python_message.GeneratedProtocolMessageType.__name__ == "GeneratedProtocolMessageType"
 assert type(sys.modules["google.protobuf.internal.python_message"]).__name__ == "module"
+from runtime import borrowed
+assert borrowed.extract_stack()[0].name == "<module>"
+import traceback
+assert type(traceback).__name__ == "module" and traceback.extract_stack()
+import subprocess
+assert (subprocess.PIPE, subprocess.STDOUT, subprocess.DEVNULL) == (
+    borrowed.PIPE, borrowed.STDOUT, borrowed.DEVNULL
+)
+assert subprocess.run(["true"]).returncode == 0
 import ssl
 """
 

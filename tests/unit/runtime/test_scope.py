@@ -17,7 +17,7 @@ from grpc import StatusCode
 from runtime.cells.model import MAX_LEVELS
 from runtime.policy.table import PARTIAL, TABLE
 from runtime.scope import NODE, Scope
-from runtime.server import border, relay
+from runtime.server import admission, relay
 from tests.unit.runtime import node as nodes
 from tests.unit.runtime.node import DEADLINE, Node
 from tests.unit.runtime.test_cells_over_grpc import refused
@@ -240,7 +240,7 @@ def test_grpcs_own_socket_is_no_way_around(node: Node) -> None:
 def test_calls_of_a_cell_are_bounded_and_others_go_on(node: Node, tenant: Node) -> None:
     tenant.start(None, "sleeper", "exec sleep 100")
     request = cells_pb2.CellServiceWaitRequest(executable_name="sleeper")
-    waiting = [tenant.cells.Wait.future(request, timeout=DEADLINE) for _ in range(border.CALLS)]
+    waiting = [tenant.cells.Wait.future(request, timeout=DEADLINE) for _ in range(admission.CALLS)]
 
     def until_refused() -> None:
         """The calls before it are on their way, and may begin a moment later than this one."""
@@ -250,7 +250,7 @@ def test_calls_of_a_cell_are_bounded_and_others_go_on(node: Node, tenant: Node) 
 
     code, message = refused(until_refused)
     assert code is StatusCode.RESOURCE_EXHAUSTED
-    assert str(border.CALLS) in message
+    assert str(admission.CALLS) in message
     assert "tenant" in node.list()
     node.stop("tenant", "sleeper")
     assert {call.result().status.signal for call in waiting} == {15}

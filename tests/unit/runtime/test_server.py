@@ -4,7 +4,7 @@ import os
 import signal
 import stat
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, Final, TypeAlias
 
 import grpc
 import pytest
@@ -13,7 +13,7 @@ from aurae.auth.v0 import auth_pb2
 from aurae.cells.v0 import cells_pb2
 from aurae.discovery.v0 import discovery_pb2
 from aurae.identity.v0 import identity_pb2
-from aurae.node.v0 import node_pb2
+from aurae.node.v0 import config_pb2, install_pb2, node_pb2
 from aurae.observe.v0 import observe_pb2
 from google.protobuf.duration_pb2 import Duration
 from grpc import StatusCode
@@ -34,11 +34,16 @@ PROTOS = (
     audit_pb2,
     auth_pb2,
     cells_pb2,
+    config_pb2,
     discovery_pb2,
     identity_pb2,
+    install_pb2,
     node_pb2,
     observe_pb2,
 )
+
+
+HEALTH: Final = health_pb2.DESCRIPTOR.services_by_name["Health"].full_name
 
 
 def methods(descriptor: Any) -> set[str]:
@@ -55,7 +60,7 @@ def test_the_table_has_every_service_of_the_protos_and_no_other() -> None:
         for proto in PROTOS
         for service in proto.DESCRIPTOR.services_by_name.values()
     }
-    assert sorted(described) == list(NAMES)
+    assert sorted({*described, HEALTH}) == list(NAMES)
 
 
 def test_the_tables_of_the_border_name_methods_that_exist() -> None:
