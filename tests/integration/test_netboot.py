@@ -116,7 +116,7 @@ def wait(what: str, true: Callable[[], object]) -> None:
 
 def booted(boot: Boot, network: Network, *, uefi: bool) -> Machine:
     nics = (Nic(tap=network.tap, mac=MAC), Nic(forwarded=API_PORT))
-    return boot(network=NetworkBoot(uefi=uefi), nics=nics)
+    return boot(network=NetworkBoot(uefi=uefi), nics=nics, cpus=1 if uefi else None)
 
 
 def check_configuration(machine: Machine) -> None:
