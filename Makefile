@@ -9,7 +9,7 @@ BUILD := build
 VENV := $(BUILD)/venv
 PYTHON := $(VENV)/bin/python
 # What the host must have beside make and git. mkosi and its tools come with the build.
-HOST_PACKAGES := python3 curl python3-venv qemu-system-x86 ovmf uidmap zstd debian-archive-keyring dnsmasq-base iproute2 \
+HOST_PACKAGES := python3 curl python3-venv qemu-system-x86 ovmf uidmap zstd debian-archive-keyring dnsmasq-base iproute2 fdisk swtpm \
   $(shell . /etc/os-release 2>/dev/null; [ "$$ID" = debian ] || echo debootstrap)
 SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 PROTOS := $(shell find proto/aurae -name '*.proto' | sort)
@@ -67,11 +67,23 @@ lock: env ## Renew the locked versions in requirements/
 	  pyproject.toml --all-extras --group dev -o requirements/dev.txt
 	@$(VENV)/bin/uv pip compile --quiet --upgrade --generate-hashes --no-header --no-annotate --python-version 3.13 \
 	  --python-platform x86_64-manylinux_2_39 pyproject.toml --extra client -c requirements/dev.txt -o requirements/image.txt
+	@$(PYTHON) -m image.lock
 
-# Debian's packages are kept in AURAE_CACHE (~/.cache/aurae); FRESH=1 asks for today's.
+# Debian's packages are kept in AURAE_CACHE (~/.cache/aurae); FRESH=1 asks for today's, LOCKED=1
+# ends where they are not those of requirements/debian.txt. VERSION= stands for the commit's own.
 .PHONY: image
-image: env ## Build the image into build/ (FRESH=1: with today's Debian packages)
-	@$(PYTHON) -m image.build $(if $(FRESH),--fresh)
+image: env ## Build the image into build/ (PROFILE=cloud, debug; FRESH=1: with today's Debian packages)
+	@$(PYTHON) -m image.build $(if $(FRESH),--fresh) $(if $(PROFILE),--profile $(PROFILE))
+
+# Needs a network, and ten minutes; see docs/decisions/0106-provenance.md.
+.PHONY: reproduce
+reproduce: env ## Build twice from nothing and compare every artifact
+	@$(PYTHON) -m image.reproduce $(ARGS)
+
+.PHONY: pxe
+pxe: env ## Build what a network boots into build/pxe/ (aer netboot serve offers it)
+	@$(MAKE) image
+	@$(PYTHON) -m image.pxe
 
 .PHONY: boot
 boot: env ## Boot with the working tree's Python (BACKGROUND=1: return when the API answers)
@@ -95,7 +107,7 @@ test-vm: env ## Tests against the booted image, by emulation if need be (ARGS= f
 
 .PHONY: soak
 soak: env ## The same tests, with the large counts
-	@$(MAKE) image
+	@for profile in default cloud debug; do $(MAKE) image PROFILE=$$profile; done
 	@echo "==> malformed certificates, rotations" && AURAE_SOAK=1 $(PYTHON) -m pytest tests/unit/identity/test_malformed.py tests/unit/trust/test_rotation.py
 	@echo "==> the same with large counts" && AURAE_SOAK=1 $(PYTHON) -m pytest tests/integration $(ARGS)
 

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Final
 
-from aer import identity, install, output, parse, pki
+from aer import configuration, identity, install, output, parse, pki
 from aer.command import Argument, Call, Command
 from aer.errors import AerError, UsageError
 
@@ -287,6 +287,7 @@ COMMANDS: Final = (
         arguments=(_ADDRESS, _FINGERPRINT),
         fixed=_SECRET,
     ),
+    *configuration.COMMANDS,
     *install.COMMANDS,
     *identity.COMMANDS,
 )

@@ -431,6 +431,29 @@ COMMANDS: Final = (
         ),
     ),
     Command(
+        words=("pki", "secure-boot"),
+        help="make a key to sign images with, and its certificate",
+        text="DIR/db.key and DIR/db.crt, for `make image SECURE_BOOT=DIR`. They have nothing to do "
+        "with the trust domain.",
+        run=_later("aer.firmware_keys", "secure_boot"),
+        arguments=(
+            Argument(
+                name="--name",
+                help="how firmware shows it",
+                metavar="TEXT",
+                default="Aurae secure boot",
+            ),
+            Argument(
+                name="--dir",
+                help="where the files are to lie",
+                metavar="DIR",
+                parse=parse.path,
+                default="~/.aurae/secure-boot",
+                complete="directory",
+            ),
+        ),
+    ),
+    Command(
         words=("pki", "inspect"),
         help="show what is in a file: certificates, requests, revocation lists, keys",
         text="With a bundle it also says whether the chain in the file is believed, by the exit "

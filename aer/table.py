@@ -16,6 +16,7 @@ NOUNS: Final = {
     "auth": "find out who may do what, and change it",
     "node": "take the node down, claim or install a new one, or change what it is known by",
     "image": "write an image to a disk",
+    "netboot": "boot machines from the network, and sign what they fetch",
     "pki": "make a trust domain and issue SVIDs",
     "completion": "print a script that completes aer's command line",
     "version": "print the version of aer",

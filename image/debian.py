@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import Final
 
 SUITE: Final = "trixie"
+# Firmware is not free software; nothing else of the second is taken.
+COMPONENTS: Final = "main non-free-firmware"
 KEYRING: Final = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
 DEBOOTSTRAP: Final = Path("/usr/sbin/debootstrap")
 
@@ -36,7 +38,8 @@ class Mirror:
         if self.security:
             entries.append((self.security, f"{SUITE}-security"))
         return "\n".join(
-            f"Types: deb\nURIs: {uri}\nSuites: {suites}\nComponents: main\nSigned-By: {KEYRING}\n"
+            f"Types: deb\nURIs: {uri}\nSuites: {suites}\nComponents: {COMPONENTS}\n"
+            f"Signed-By: {KEYRING}\n"
             for uri, suites in entries
         )
 

@@ -12,6 +12,7 @@ from typing import Final
 
 from image import mkosi
 from image.mkosi import Workshop
+from image.secure_boot import Keys
 
 # Partition and file system identifiers follow from this and not from chance.
 SEED: Final = "d7e2f5a4-4a52-4d0c-9a3b-6f5f0f8c0a11"
@@ -87,6 +88,7 @@ def make_uki(
     release: str,
     parameters: str,
     output: Path,
+    keys: Keys | None = None,
 ) -> None:
     """Join kernel, initramfs and command line to one EFI program. `parameters` are further ones of
     the kernel, such as `roothash=`."""
@@ -96,7 +98,9 @@ def make_uki(
             *("ukify", "build", "--efi-arch=x64", f"--stub={stub}", f"--linux={kernel}"),
             *(f"--initrd={initramfs}", f"--cmdline={CMDLINE} {parameters}", f"--uname={release}"),
             *(f"--os-release=@{root / 'usr/lib/os-release'}", f"--output={output}"),
-        ]
+            *(keys.for_ukify() if keys else ()),
+        ],
+        readable=keys.readable if keys else (),
     )
 
 
@@ -107,6 +111,7 @@ def make_disk(
     tree: Path,
     output: Path,
     sector: int = SECTORS[0],
+    keys: Keys | None = None,
 ) -> None:
     """A GPT disk that UEFI boots. It is sparse: most of it is room. `entries` are unified kernel
     images, by their names for the boot loader."""
@@ -114,6 +119,9 @@ def make_disk(
     mkosi.remove(source)
     esp = source / "esp"
     boot = build.tools / _EFI / "systemd-bootx64.efi"
+    if keys:
+        keys.sign(build, Path("/") / _EFI / boot.name, build.folder / boot.name)
+        boot = build.folder / boot.name
     for target in ("EFI/BOOT/BOOTX64.EFI", "EFI/systemd/systemd-bootx64.efi"):
         (esp / target).parent.mkdir(parents=True)
         shutil.copyfile(boot, esp / target)
@@ -122,6 +130,8 @@ def make_disk(
     (esp / "EFI/Linux").mkdir()
     for name, uki in entries.items():
         shutil.copyfile(uki, esp / f"EFI/Linux/{name}")
+    if keys:
+        keys.prepare_enrolment(build, esp)
     (source / "root.erofs").hardlink_to(erofs)
     (source / "root.verity").hardlink_to(tree)
     for path in (esp, *esp.rglob("*")):

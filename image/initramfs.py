@@ -130,25 +130,22 @@ def _compiled_files(
 def write_with_root(build: Workshop, micro: Path, erofs: Path, output: Path) -> None:
     """Write the initramfs for a direct boot: the small one, and an archive with the root's file.
 
-    The second is compressed by lz4: zstd would cost a second of boot under emulation. More archives
-    may follow in the same file.
+    Both are compressed by lz4: zstd would cost a second of boot under emulation. More archives may
+    follow in the same file.
     """
     archived = build.folder / "root.cpio"
-    with archived.open("wb") as file:
+    shutil.copyfile(micro, archived)
+    with archived.open("ab") as file:
+        file.write(b"\0" * (-file.tell() % 4))
         archive = Archive(file)
         archive.file(PurePosixPath("/root.erofs"), erofs, 0o600)
         archive.close()
-    compressed = build.folder / "root.cpio.lz4"
-    build.tool(["lz4", "-l", "-9", "-q", "-f", archived, compressed])
-    with output.open("wb") as file:
-        for part in (micro, compressed):
-            with part.open("rb") as content:
-                shutil.copyfileobj(content, file, 1 << 20)
-            # The kernel takes a chunk of no length for the end of lz4 data; and what follows begins
-            # at a multiple of 4.
-            file.write(b"\0" * (4 + -file.tell() % 4))
+    build.tool(["lz4", "-l", "-9", "-q", "-f", archived, output])
     archived.unlink()
-    compressed.unlink()
+    with output.open("ab") as file:
+        # The kernel takes a chunk of no length for the end of lz4 data; and what follows begins at
+        # a multiple of 4.
+        file.write(b"\0" * (4 + -file.tell() % 4))
 
 
 def select_modules(base: Path, target: Path) -> None:

@@ -55,13 +55,15 @@ class Nic:
     """A network card on a user mode network of its own (DHCP, DNS, router advertisements).
 
     `forwarded` is a TCP port of the guest that a free port of 127.0.0.1 leads to; `address` is
-    the guest's address there if it is not the one DHCP gives.
+    the guest's address there if it is not the one DHCP gives. Cards with the same `hub` are on one
+    cable instead, and nobody else is.
     """
 
     forwarded: int | None = None
     address: str = ""
     mac: str = ""
     model: str = "virtio-net-pci"
+    hub: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -121,6 +123,8 @@ class Machine:
     drives: tuple[Drive, ...] = ()
     devices: tuple[str, ...] = ()
     """Further devices, as QEMU's -device names them."""
+    tpm: Path | None = None
+    """The control socket of an emulated TPM 2.0 (swtpm)."""
     console: str = "ttyS0"
     """The kernel's console: `null` is none."""
     reboots: bool = False
@@ -217,6 +221,7 @@ def command(
             for credential in machine.credentials
             if credential.channel is Channel.FW_CFG
         ),
+        *_tpm(machine.tpm),
         *_joined(["-device", device] for device in machine.devices),
         *([] if machine.reboots else ["-no-reboot"]),
         *(["-rtc", f"base={machine.date}"] if machine.date else []),
@@ -275,6 +280,8 @@ def _has_initrd(machine: Machine) -> bool:
 
 def _network(number: int, nic: Nic) -> list[str]:
     netdev = f"user,id=nic{number}"
+    if nic.hub is not None:
+        netdev = f"hubport,id=nic{number},hubid={nic.hub}"
     if nic.forwarded is not None:
         # Port 0: the kernel chooses a free one, and the monitor tells which.
         netdev += f",hostfwd=tcp:127.0.0.1:0-{nic.address}:{nic.forwarded}"
@@ -287,6 +294,15 @@ def _drive(number: int, drive: Drive) -> list[str]:
     backend = f"if=none,id=drive{number},format=raw,file={_escaped(drive.file)}{kept}"
     sectors = f"logical_block_size={drive.sector},physical_block_size={drive.sector}"
     return ["-drive", backend, "-device", f"virtio-blk-pci,drive=drive{number},{sectors}"]
+
+
+def _tpm(socket: Path | None) -> list[str]:
+    if socket is None:
+        return []
+    return [
+        *("-chardev", f"socket,id=tpm,path={_escaped(socket)}"),
+        *("-tpmdev", "emulator,id=tpm,chardev=tpm", "-device", "tpm-crb,tpmdev=tpm"),
+    ]
 
 
 def _escaped(path: Path) -> str:

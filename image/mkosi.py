@@ -5,12 +5,13 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from image import debian
+from image import apt, debian
+from image.errors import BuildError as BuildError
 
 # In Debian trixie; what image/ relies on was tried with it.
 VERSION: Final = "25.3"
@@ -19,35 +20,11 @@ VERSION: Final = "25.3"
 EPOCH: Final = 1735689600
 
 
-class BuildError(Exception):
-    """A step of the build failed. The message says which, why, and what to do."""
-
-
-def fetch(target: Path) -> None:
+def fetch(target: Path, preferences: str = "") -> None:
     """Unpack Debian's mkosi into `target`, verified by apt, in a private apt root."""
-    with tempfile.TemporaryDirectory(prefix="aurae-apt-") as name:
-        root = Path(name)
-        for folder in ("etc/preferences.d", "state/lists/partial", "cache/archives/partial"):
-            (root / folder).mkdir(parents=True)
-        (root / "etc/mkosi.sources").write_text(debian.find_mirror().sources())
-        (root / "status").touch()
-        # Dir::Etc::parts away: hooks that the host runs after an update are not ours to run.
-        (root / "apt.conf").write_text(
-            f'Dir::Etc "{root}/etc";\nDir::Etc::parts "{root}/none";\n'
-            f'Dir::Etc::sourcelist "{root}/none";\nDir::Etc::sourceparts "{root}/etc";\n'
-            f'Dir::State "{root}/state";\nDir::State::status "{root}/status";\n'
-            f'Dir::Cache "{root}/cache";\nAPT::Architecture "amd64";\nAPT::Sandbox::User "root";\n'
-            + debian.find_acquire_settings()
-        )
-        environment = {**os.environ, "APT_CONFIG": str(root / "apt.conf")}
-        for command in (["update"], ["download", "mkosi"]):
-            quiet = ["apt-get", "-qq", *command]
-            result = subprocess.run(
-                quiet, cwd=root, env=environment, capture_output=True, text=True
-            )
-            if result.returncode:
-                raise BuildError(f"apt-get {' '.join(command)}: {result.stderr.strip()}")
-        [package] = root.glob("mkosi_*.deb")
+    with apt.private(preferences) as own:
+        own.get("download", "mkosi")
+        [package] = own.root.glob("mkosi_*.deb")
         if not package.name.startswith(f"mkosi_{VERSION}-"):
             raise BuildError(
                 f"{package.name}: mkosi {VERSION} was expected; set VERSION in {__file__}"
@@ -85,18 +62,30 @@ def remove(path: Path) -> None:
 
 
 def build(
-    mkosi: Path, directory: Path, output: Path, log: Path, *, cache: Path, tools: Path | None
+    mkosi: Path,
+    directory: Path,
+    output: Path,
+    log: Path,
+    *,
+    cache: Path,
+    tools: Path | None,
+    preferences: str = "",
+    profiles: Sequence[str] = (),
 ) -> None:
-    """Run mkosi on the configuration in `directory`; the tree becomes `output`."""
+    """Run mkosi on the configuration in `directory`; the tree becomes `output`.
+
+    `preferences` is what apt_preferences(5) says.
+    """
     cache.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="mkosi-", dir=cache) as name:
         work = Path(name)
-        apt = work / "sandbox/etc/apt"
-        (apt / "sources.list.d").mkdir(parents=True)
-        (apt / "apt.conf.d").mkdir()
+        settings = work / "sandbox/etc/apt"
+        for part in ("sources.list.d", "apt.conf.d", "preferences.d"):
+            (settings / part).mkdir(parents=True)
         # mkosi's own list names archives that a mirror need not have.
-        (apt / "sources.list.d/mkosi.sources").write_text(debian.find_mirror().sources())
-        (apt / "apt.conf.d/50-host").write_text(debian.find_acquire_settings())
+        (settings / "sources.list.d/mkosi.sources").write_text(debian.find_mirror().sources())
+        (settings / "apt.conf.d/50-host").write_text(debian.find_acquire_settings())
+        (settings / "preferences.d/lock").write_text(preferences)
         options: dict[str, Path | str] = {
             "directory": directory,
             "sandbox-tree": work / "sandbox",
@@ -107,6 +96,8 @@ def build(
         }
         if tools:
             options["tools-tree"] = tools
+        if profiles:
+            options["profile"] = ",".join(profiles)
         for folder in (cache / "packages", work / "out"):
             folder.mkdir(exist_ok=True)
         command = [f"--{name}={value}" for name, value in options.items()]
@@ -125,9 +116,18 @@ class Workshop:
     mkosi: Path
     tools: Path
     folder: Path
+    environment: Mapping[str, str] | None = None
+    """Further variables for the tools."""
 
-    def tool(self, command: list[str | Path], *, readable: Iterable[Path] = ()) -> None:
-        """Run a program of the tools tree. Of the host it sees the build folder and `readable`."""
+    def tool(
+        self,
+        command: Sequence[str | Path],
+        *,
+        readable: Iterable[Path] = (),
+        mounted: Mapping[str, Path] | None = None,
+    ) -> str:
+        """Run a program of the tools tree, and return what it prints. Of the host it sees the build
+        folder and `readable`; and `mounted`, folders by where they are mounted."""
         options: list[str | Path] = ["--ro-bind", self.tools / "usr", "/usr"]
         options += ["--dev", "/dev", "--proc", "/proc", "--tmpfs", "/tmp", "--become-root"]
         options += ["--tmpfs", "/var/tmp"]
@@ -136,13 +136,17 @@ class Workshop:
         for path in readable:
             options += ["--ro-bind", path, path]
         options += ["--bind", self.folder.parent, self.folder.parent]
+        for place, path in (mounted or {}).items():
+            options += ["--bind", path, place]
         environment = {"SOURCE_DATE_EPOCH": str(EPOCH), "PATH": "/usr/bin:/usr/sbin", "TZ": "UTC"}
+        environment |= self.environment or {}
         for name, value in environment.items():
             options += ["--setenv", name, value]
         sandbox = [*_python(self.mkosi), "-m", "mkosi.sandbox", *options, "--"]
         result = subprocess.run([*sandbox, *command], capture_output=True, text=True)
         if result.returncode:
             raise BuildError(f"{command[0]}: {(result.stderr or result.stdout).strip()[-1000:]}")
+        return result.stdout
 
 
 def _python(mkosi: Path) -> list[str | Path]:

@@ -14,6 +14,7 @@ from image.cpio import Archive
 
 PROJECT = Path(__file__).resolve().parent.parent
 ROOT = PROJECT / "build/image/root"
+VERSION = "initd/version.py"
 
 
 def build_overlay(out: Path, root: Path = ROOT, project: Path = PROJECT) -> Path:
@@ -28,6 +29,8 @@ def build_overlay(out: Path, root: Path = ROOT, project: Path = PROJECT) -> Path
         for source in python.sources_of_ours(project):
             ignored = shutil.ignore_patterns("__pycache__", "*.pyi", "*.pb")
             shutil.copytree(source, packages / source.name, ignore=ignored)
+        # The version is the image's.
+        shutil.copyfile(root / python.DIST_PACKAGES / VERSION, packages / VERSION)
         python.compile_tree(root, [packages], prefix=tree)
         pack.write_ours(packages, prefix=tree)
         archive = Archive(file)

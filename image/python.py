@@ -3,6 +3,7 @@
 What is compiled is compiled by the image's own Python, run on the host through its own loader.
 """
 
+import json
 import re
 import shutil
 import subprocess
@@ -13,7 +14,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Final
 
-from image.mkosi import BuildError
+from image.errors import BuildError
 
 SERIES: Final = "3.13"
 TAG: Final = f"cpython-{SERIES.replace('.', '')}"
@@ -84,12 +85,14 @@ def copy_stdlib(base: Path, root: Path) -> None:
     shutil.copytree(base / STDLIB, root / STDLIB, ignore=unused)
 
 
-def install_wheels(requirements: Path, target: Path) -> None:
-    """Install what is locked for the image. Raises `BuildError` where a hash does not match."""
+def install_wheels(requirements: Path, target: Path, report: Path) -> None:
+    """Install what is locked for the image, and write to `report` which wheels that were: JSON, the
+    file and SHA-256 of each by its name. Raises `BuildError` where a hash does not match."""
     pip: list[str | Path] = [sys.executable, "-m", "pip", "install", "--quiet", "--no-compile"]
     pip += ["--disable-pip-version-check", "--root-user-action=ignore", "--no-warn-conflicts"]
     pip += ["--only-binary", ":all:", "--no-deps", "--require-hashes", "-r", requirements]
     pip += ["--implementation", "cp", "--python-version", SERIES, "--target", target]
+    pip += ["--report", report]
     for platform in _PLATFORMS:
         pip += ["--platform", platform]
     done = subprocess.run(pip, capture_output=True, text=True)
@@ -98,17 +101,26 @@ def install_wheels(requirements: Path, target: Path) -> None:
     for path in sorted(target.rglob("*")):
         if path.exists() and _UNUSED_IN_WHEELS.fullmatch(path.name):
             shutil.rmtree(path) if path.is_dir() else path.unlink()
+    keep_files_of(report)
     # How the wheel came here: needed by nobody, and not the same twice.
     for name in ("RECORD", "INSTALLER", "REQUESTED", "direct_url.json"):
         for path in target.glob(f"*.dist-info/{name}"):
             path.unlink()
 
 
-def install_wheel_of_ours(project: Path, target: Path) -> str:
-    """Build the project's wheel and unpack from it what a node needs, replacing what was there.
+def keep_files_of(report: Path) -> None:
+    """Of pip's report keep what is the same on every host."""
+    kept = {}
+    for item in json.loads(report.read_text())["install"]:
+        download = item["download_info"]
+        name = re.sub(r"[-_.]+", "-", item["metadata"]["name"]).lower()
+        digest = download["archive_info"]["hashes"]["sha256"]
+        kept[name] = (download["url"].rpartition("/")[2].partition("#")[0], digest)
+    report.write_text(json.dumps(kept, indent=1, sort_keys=True) + "\n")
 
-    Returns its version.
-    """
+
+def install_wheel_of_ours(project: Path, target: Path) -> None:
+    """Build the project's wheel and unpack from it what a node needs, replacing what was there."""
     with tempfile.TemporaryDirectory(prefix="aurae-wheel-") as name:
         build = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", name]
         done = subprocess.run(build, cwd=project, capture_output=True, text=True)
@@ -122,13 +134,6 @@ def install_wheel_of_ours(project: Path, target: Path) -> str:
                 top = member.partition("/")[0]
                 if top in OURS or (top.endswith(".dist-info") and not member.endswith("/RECORD")):
                     archive.extract(member, target)
-    return version_of_ours(target)
-
-
-def version_of_ours(packages: Path) -> str:
-    """The version of this project that lies among installed packages."""
-    [metadata] = packages.glob("auraed-*.dist-info")
-    return metadata.name.removesuffix(".dist-info").partition("-")[2]
 
 
 def sources_of_ours(project: Path) -> tuple[Path, ...]:

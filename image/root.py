@@ -13,6 +13,9 @@ from image import elf, kernel, python
 
 PROGRAMS: Final = ("busybox", "crun", f"python{python.SERIES}", "setpriv")
 
+# Of the debug profile.
+DEBUGGERS: Final = ("strace",)
+
 # Opened by name at run time, so no program says that it needs them: threads that are cancelled
 # and exceptions in C++.
 OPENED_BY_NAME: Final = ("libgcc_s.so.1",)
@@ -43,7 +46,7 @@ LINKS: Final = {
 FOLDERS: Final = {
     **dict.fromkeys(("boot", "dev", "efi", "etc", "mnt", "proc", "run", "sys", "sysroot"), 0o755),
     **dict.fromkeys(("etc/aurae", "home", "opt", "srv", "usr/bin", "usr/lib", "var"), 0o755),
-    **dict.fromkeys(("var/lib", "var/log", "var/cache"), 0o755),
+    **dict.fromkeys(("etc/modprobe.d", "var/lib", "var/log", "var/cache"), 0o755),
     "root": 0o700,
     "tmp": 0o1777,
     "var/tmp": 0o1777,
@@ -56,6 +59,9 @@ FILES: Final = {
     "etc/hosts": "127.0.0.1 localhost\n::1 localhost ip6-localhost ip6-loopback\n",
     "etc/nsswitch.conf": "passwd: files\ngroup: files\nhosts: files dns\n"
     "networks: files\nprotocols: files\nservices: files\n",
+    # These modules would make links by themselves (bond0 …), which then count as others'.
+    "etc/modprobe.d/aurae.conf": "options bonding max_bonds=0\noptions dummy numdummies=0\n"
+    "options ifb numifbs=0\n",
     # Empty: PID 1 mounts the machine's own over it.
     "etc/machine-id": "",
 }
@@ -87,8 +93,12 @@ import cryptography.x509, pyroute2, shtab, yaml
 """
 
 
-def make(base: Path, root: Path, requirements: Path) -> None:
-    """Fill the empty folder `root` with all but the packages of this project."""
+def make(base: Path, root: Path, requirements: Path, report: Path, *, shell: bool) -> None:
+    """Fill the empty folder `root` with all but the packages of this project.
+
+    `report` is written for `image.sbom`; see `python.install_wheels`. `shell`: whoever sits at the
+    console is root.
+    """
     for name, mode in FOLDERS.items():
         folder = root / name
         folder.mkdir(parents=True, exist_ok=True)
@@ -99,15 +109,17 @@ def make(base: Path, root: Path, requirements: Path) -> None:
         (root / name).write_text(text)
     for name in COPIED:
         shutil.copyfile(base / name, root / name)
-    for name in PROGRAMS:
+    for name in (*PROGRAMS, *(DEBUGGERS if shell else ())):
         shutil.copy(base / "usr/bin" / name, root / "usr/bin" / name)
+    if shell:
+        (root / "etc/aurae/debug").write_text("Whoever sits at the console is root.\n")
     init = root / "usr/bin/init"
     init.write_text(INIT)
     init.chmod(0o755)
     python.copy_stdlib(base, root)
     packages = root / python.DIST_PACKAGES
     packages.mkdir(parents=True)
-    python.install_wheels(requirements, packages)
+    python.install_wheels(requirements, packages, report)
     copy_libraries(base, root)
     make_applets(root)
     python.compile_in_place(root, [root / python.STDLIB, packages], prefix=root)

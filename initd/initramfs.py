@@ -60,6 +60,10 @@ def main(runtime: headstart.Begun | None) -> None:
     for fstype, target, flags, options in _MOUNTS:
         mount(fstype, target, fstype, flags, options)
     keep_credentials("/credentials", "/run/credentials/@system")
+    # What systemd-stub found beside the kernel's image, and for all images: systemd-stub(7).
+    for folder in ("/.extra/credentials", "/.extra/global_credentials"):
+        if os.path.isdir(folder):
+            keep_credentials(folder, "/run/credentials/@esp", suffix=".cred")
     load_modules("root")
     try:
         with open("/proc/cmdline", encoding="utf-8", errors="replace") as file:
@@ -177,25 +181,30 @@ def last(cmdline: str, key: str) -> str:
     return given[-1] if given else ""
 
 
-def keep_credentials(source: str, target: str) -> None:
-    """Move the credentials of the initramfs to where they outlive it, readable by root only."""
+def keep_credentials(source: str, target: str, suffix: str = "") -> None:
+    """Move the credentials of the initramfs to where they outlive it, readable by root only. Their
+    files have that suffix, which their names lose."""
     os.makedirs(target, mode=0o700, exist_ok=True)
     os.chmod(target, 0o700)
     if not os.path.isdir(source):
         return
     for name in sorted(os.listdir(source)):
         path = f"{source}/{name}"
-        if not os.path.isfile(path) or os.path.islink(path):
+        if not os.path.isfile(path) or os.path.islink(path) or not name.endswith(suffix):
+            continue
+        kept_as = f"{target}/{name.removesuffix(suffix)}"
+        if os.path.exists(kept_as):
+            # Of an earlier folder, or a file without a name.
             continue
         try:
-            fd = os.open(f"{target}/{name}", os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o400)
+            fd = os.open(kept_as, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o400)
             with open(path, "rb") as content, open(fd, "wb") as kept:
                 kept.write(content.read())
         except OSError as e:
             _log(f"credential {name}: {e.strerror}")
             # A part of it is none.
             with suppress(FileNotFoundError):
-                os.unlink(f"{target}/{name}")
+                os.unlink(kept_as)
         os.unlink(path)
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final
 
 from initd import shutdown
 from initd.boot import cgroups as tree
-from initd.boot import clock, identity, limits, sysctls
+from initd.boot import clock, configuration, identity, limits, sysctls
 from initd.boot.cmdline import WATCHDOG, parse
 from initd.boot.hardware import Hardware
 from initd.boot.plan import Done, Step, Taken, describe, run_plan
@@ -45,6 +45,8 @@ if TYPE_CHECKING:
 
 _LOGS: Final = Path("/run/aurae/logs")
 _OWN_LOGS: Final = _LOGS / "auraed"
+# There in an image of the debug profile only; see image/root.py.
+_DEBUG: Final = Path("/etc/aurae/debug")
 # Seconds after the boot plan, when the screen begins even if no API has come to answer.
 _SCREEN: Final = 60.0
 # Seconds after it answers: what waits for it comes first.
@@ -148,6 +150,7 @@ class Machine:
             Step("device events", self._hear_of_devices, optional=True),
             Step("sysctls", self._set_sysctls, optional=True),
             Step("machine id", lambda: Done(identity.set_machine_id()), optional=True),
+            *((Step("debug shell", self._open_shells, optional=True),) if _DEBUG.exists() else ()),
         )
 
     def resume(self, state: "State") -> BaseException:
@@ -315,6 +318,13 @@ class Machine:
         self._vigil.start()
         return Done(" ".join(self._services))
 
+    def _open_shells(self) -> Done:
+        from initd.shell import Shells
+
+        where = Shells(self._loop, self._children, self._spawner, self._log).start()
+        self._log.warning(f"debug image: a root shell on {where}")
+        return Done(where)
+
     def _is_well(self) -> bool:
         # On the road down the runtime ends; that the loop turns is enough.
         return self._down is not None or self._vigil is None or self._vigil.good
@@ -336,7 +346,8 @@ class Machine:
 
     def _show(self) -> None:
         """Begin to show how the node is, if that is wanted."""
-        if self._screen is None and self._command_line.screen:
+        # Where shells are on these terminals, they would be in each other's way.
+        if self._screen is None and self._command_line.screen and not _DEBUG.exists():
             from initd.screen import Screen
 
             self._screen = Screen(self._loop, self._log, self._look, self._listener)
@@ -472,7 +483,7 @@ def resume(state: "State") -> BaseException:
     log = Log(None)
     with suppress(OSError):
         log.console = open_console()
-    command_line = parse(Path("/proc/cmdline").read_text(errors="replace"))
+    command_line = configuration.in_effect(parse(Path("/proc/cmdline").read_text(errors="replace")))
     log.level = command_line.level
     begun = Begun(
         log,

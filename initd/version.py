@@ -1,4 +1,5 @@
-"""The one place where the version stands: packaging, `--version` and Discover read it here."""
+"""The one place where the version of the last release stands: packaging, `--version` and Discover
+read it here. In an image it says the image's version (`image/version.py`)."""
 
 from typing import Final
 

@@ -9,6 +9,7 @@ from aurae.audit.v0.audit_pb2_grpc import AuditServiceStub
 from aurae.auth.v0.auth_pb2_grpc import AuthServiceStub
 from aurae.cells.v0.cells_pb2_grpc import CellServiceStub
 from aurae.discovery.v0.discovery_pb2_grpc import DiscoveryServiceStub
+from aurae.node.v0.config_pb2_grpc import ConfigServiceStub
 from aurae.node.v0.node_pb2_grpc import NodeServiceStub
 from aurae.observe.v0.observe_pb2_grpc import ObserveServiceStub
 from grpc_health.v1.health_pb2_grpc import HealthStub
@@ -26,6 +27,7 @@ class Api:
     audit: AuditServiceStub
     auth: AuthServiceStub
     cells: CellServiceStub
+    config: ConfigServiceStub
     discovery: DiscoveryServiceStub
     node: NodeServiceStub
     observe: ObserveServiceStub
@@ -40,6 +42,7 @@ class Api:
             audit=AuditServiceStub(bounded),
             auth=AuthServiceStub(bounded),
             cells=CellServiceStub(bounded),
+            config=ConfigServiceStub(bounded),
             discovery=DiscoveryServiceStub(bounded),
             node=NodeServiceStub(bounded),
             observe=ObserveServiceStub(bounded),

@@ -75,6 +75,10 @@ class Machine:
         """A channel of its own; close it. `config` makes the caller somebody else."""
         return connect(config or Config.load(self.config_file))
 
+    def reconnect(self) -> None:
+        """Let `api` be on a connection of its own from now on: one that broke may rest for long."""
+        self._disconnect()
+
     def wait_until_serving(self, timeout: float = BOOT_SECONDS) -> None:
         """Return once the API answers SERVING. Raises `LostError` if the machine is lost."""
         wait_until_serving(self.connect, self.qemu.check, timeout)
@@ -150,6 +154,11 @@ class Machines:
     running: list[Machine] = field(default_factory=list)
     _number: "itertools.count[int]" = field(default_factory=lambda: itertools.count(1))
 
+    @property
+    def version(self) -> str:
+        """Of the image."""
+        return (self.artifacts / "version").read_text().strip()
+
     def start(
         self,
         *,
@@ -163,6 +172,7 @@ class Machines:
         nics: Sequence[Nic] = (Nic(forwarded=API_PORT),),
         drives: Sequence[Drive] = (),
         devices: Sequence[str] = (),
+        tpm: Path | None = None,
         console: str = "ttyS0",
         reboots: bool = False,
         date: str = "",
@@ -186,6 +196,7 @@ class Machines:
             nics=tuple(nics),
             drives=tuple(drives),
             devices=tuple(devices),
+            tpm=tpm,
             console=console,
             reboots=reboots,
             date=date,

@@ -27,6 +27,8 @@ class CommandLine(NamedTuple):
     """The data disk; empty: one that is there and named as such; `off`: none."""
     unclaim: bool = False
     """Whether what is stored of who the node is is moved away."""
+    config_disk: str = ""
+    """`wait`: a disk with the node's configuration is waited for; `off`: none is looked for."""
     screen: bool = True
     """Whether what the node is and how it is is shown on the display and serial lines."""
     problems: tuple[str, ...] = ()
@@ -89,6 +91,12 @@ def _unclaim(value: str) -> bool:
     return True
 
 
+def _config_disk(value: str) -> str:
+    if value not in ("", "off"):
+        raise ValueError("must be off, or have no value: then the disk is waited for")
+    return value or "wait"
+
+
 def _sysctl(key: str) -> str:
     if not key or ".." in key or "/" in key:
         raise ValueError("a sysctl's name has parts with dots between them")
@@ -103,6 +111,7 @@ _READERS: Final[Mapping[str, tuple[str, Callable[[str], Any]]]] = {
     "aurae.data": ("data", _data),
     "aurae.screen": ("screen", _screen),
     "aurae.unclaim": ("unclaim", _unclaim),
+    "aurae.config-disk": ("config_disk", _config_disk),
 }
 
 

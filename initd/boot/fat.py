@@ -70,14 +70,15 @@ class Fat:
         sector, per_cluster, reserved, tables, roots, total16 = struct.unpack_from(
             "<HBHBHH", boot, 11
         )
-        total, table, flags, _, self._root, info = struct.unpack_from("<IIHHIH", boot, 32)
+        total, table, flags, _, root, info = struct.unpack_from("<IIHHIH", boot, 32)
         if boot[510:512] != b"\x55\xaa" or sector not in (512, 1024, 2048, 4096) or not tables:
             raise self._bad("no FAT file system; write the image anew")
         if roots or total16 or not table or not per_cluster or flags & 0x80:
             raise self._bad("not FAT32 with equal tables; make it with mkfs.vfat -F 32")
         self._sector: int = sector
         self._cluster: int = sector * per_cluster
-        self._info = info * sector
+        self._root: int = root
+        self._info: int = info * sector
         self._tables = tuple((reserved + table * n) * sector for n in range(tables))
         self._data: int = (reserved + tables * table) * sector
         count = (total - reserved - tables * table) // per_cluster

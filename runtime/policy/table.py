@@ -22,6 +22,8 @@ class Permission(StrEnum):
     IDENTITY_WRITE = "identity.write"
     POLICY_READ = "policy.read"
     POLICY_WRITE = "policy.write"
+    CONFIG_READ = "config.read"
+    CONFIG_WRITE = "config.write"
 
 
 # These can be had for a part of the node: what is read and done then stays within it.
@@ -55,6 +57,11 @@ TABLE: Final[Mapping[str, Permission]] = {
     "/aurae.identity.v0.IdentityService/GetSigningRequest": Permission.IDENTITY_WRITE,
     "/aurae.identity.v0.IdentityService/SetCertificate": Permission.IDENTITY_WRITE,
     "/aurae.identity.v0.IdentityService/SetTrust": Permission.IDENTITY_WRITE,
+    "/aurae.node.v0.ConfigService/Apply": Permission.CONFIG_WRITE,
+    "/aurae.node.v0.ConfigService/Confirm": Permission.CONFIG_WRITE,
+    "/aurae.node.v0.ConfigService/Get": Permission.CONFIG_READ,
+    "/aurae.node.v0.ConfigService/Revert": Permission.CONFIG_WRITE,
+    "/aurae.node.v0.ConfigService/Validate": Permission.CONFIG_READ,
     "/aurae.node.v0.InstallService/Install": Permission.NODE_INSTALL,
     "/aurae.node.v0.InstallService/ListDisks": Permission.NODE_INSTALL,
     "/aurae.node.v0.NodeService/ReloadDaemon": Permission.NODE_CONTROL,
@@ -97,6 +104,7 @@ LOOKS: Final = frozenset(
         Permission.AUDIT_READ,
         Permission.IDENTITY_READ,
         Permission.POLICY_READ,
+        Permission.CONFIG_READ,
     }
 )
 

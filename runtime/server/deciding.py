@@ -12,7 +12,9 @@ class Deciding:
     """Policy, tenants and gate of one node, made for each other."""
 
     def __init__(self, settings: Settings, trust: Trust, cells: Cells) -> None:
-        self._policies = Policies(settings.policy, settings.boot_policy, trust.domain)
+        self._policies = Policies(
+            settings.policy, settings.boot_policy, trust.domain, settings.merged
+        )
         trust.listen(lambda _: self._policies.reconsider())
         self.tenants = Tenants(cells, self._quota)
         self._policies.on_change = lambda policy: self.tenants.adjust(policy.tenants)

@@ -37,11 +37,12 @@ from runtime.server.secure import Secure
 from runtime.server.services import LATER, NAMES, Late, Parts
 from runtime.server.settings import Settings
 from runtime.server.workloads import WorkloadApi
-from runtime.trust.files import Files
+from runtime.trust.files import CHANGES, Files
 from runtime.trust.material import Unusable
 from runtime.trust.trust import Source, Trust
 
 if TYPE_CHECKING:
+    from runtime.configuration.configurations import Configurations
     from runtime.server.admission import Admission
     from runtime.server.deciding import Deciding
     from runtime.trust.custody import Custody
@@ -114,6 +115,12 @@ async def serving(
 
         return Deciding(settings, trust, cells)
 
+    @cache
+    def configurations() -> "Configurations":
+        from runtime.server.configured import make
+
+        return make(settings, deciding().gate.policies, trust.domain)
+
     def admission() -> "Admission":
         from runtime.server.admission import Admission
 
@@ -147,6 +154,7 @@ async def serving(
             health=Health(),
             audit=audit,
             custody=custody,
+            configurations=configurations,
         )
         make = _maker(border, parts)
         server = make()
@@ -191,6 +199,8 @@ async def serving(
                         tasks.create_task(_introduce(processes, trust, ready)),
                         tasks.create_task(_tell(parts.health, going_down)),
                         tasks.create_task(_keep(audit, ready)),
+                        tasks.create_task(_fetch(settings, ready)),
+                        tasks.create_task(_configure(settings, configurations, wakeups, ready)),
                     )
                     yield Serving(where, secure.port, parts)
                     await parts.health.drain()
@@ -203,6 +213,26 @@ async def serving(
                     await server.stop(CUT)
                     await relay.drain(CUT)
                 audit.log.close()
+
+
+async def _configure(
+    settings: Settings,
+    configurations: "Callable[[], Configurations]",
+    wakeups: Wakeups,
+    ready: asyncio.Event,
+) -> None:
+    """Once the API answers, the node's configuration is followed, if somebody has given it one."""
+    await ready.wait()
+    if not settings.configurable:
+        return
+    changed = asyncio.Event()
+    with wakeups.on(settings.run, changed, CHANGES):
+        while not any(path.exists() for path in settings.documents):
+            await changed.wait()
+            changed.clear()
+    for name in ("runtime.server.configured", "runtime.server.deciding"):
+        await asyncio.to_thread(import_module, name)
+    await configurations().run(wakeups)
 
 
 async def _announce(
@@ -287,6 +317,22 @@ async def _keep(audit: Recorder, ready: asyncio.Event) -> None:
     if api_implementation.Type() != "upb":
         log.warning("protobuf: is not compiled but pure Python, so the API is slow; mend the image")
     await audit.log.run()
+
+
+async def _fetch(settings: Settings, ready: asyncio.Event) -> None:
+    """The node's configuration, where it is somewhere else."""
+    if not settings.config_url:
+        return
+    await ready.wait()
+    # Few nodes have it there.
+    remote = await asyncio.to_thread(import_module, "runtime.remote.document")
+    source = remote.Source(
+        settings.config_url,
+        settings.config_key,
+        settings.boot_card,
+        settings.config_authorities,
+    )
+    await remote.keep(source, settings.config_document)
 
 
 async def _apply(cells: Cells, connected: asyncio.Event, settings: Settings) -> None:

@@ -17,6 +17,7 @@ from runtime.server.health import Health
 from runtime.server.recorder import Recorder
 
 if TYPE_CHECKING:
+    from runtime.configuration.configurations import Configurations
     from runtime.server.deciding import Deciding
     from runtime.trust.custody import Custody
 
@@ -32,6 +33,7 @@ class Parts(NamedTuple):
     audit: Recorder
     deciding: "Callable[[], Deciding]"
     custody: "Callable[[], Custody]"
+    configurations: "Callable[[], Configurations]"
 
 
 # A servicer, and what registers it with a server.
@@ -61,6 +63,15 @@ def _cells(parts: Parts) -> Made:
 
     servicer = CellService(parts.cells, parts.deciding().tenants)
     return servicer, cells_pb2_grpc.add_CellServiceServicer_to_server
+
+
+def _config(parts: Parts) -> Made:
+    from aurae.node.v0 import config_pb2_grpc
+
+    from runtime.configuration.service import ConfigService
+
+    servicer = ConfigService(parts.configurations(), parts.deciding().gate)
+    return servicer, config_pb2_grpc.add_ConfigServiceServicer_to_server
 
 
 def _discovery(parts: Parts) -> Made:
@@ -123,6 +134,7 @@ SERVICES: Final = {
     "aurae.cells.v0.CellService": _cells,
     "aurae.discovery.v0.DiscoveryService": _discovery,
     "aurae.identity.v0.IdentityService": _identity,
+    "aurae.node.v0.ConfigService": _config,
     "aurae.node.v0.InstallService": _install,
     "aurae.node.v0.NodeService": _node,
     "aurae.observe.v0.ObserveService": _observe,

@@ -22,11 +22,10 @@ from grpc_health.v1 import health_pb2
 from grpc_reflection.v1alpha import reflection_pb2
 
 from aer.client import Config
-from initd.version import VERSION
 from runtime.identity import authority
 from runtime.identity.spiffe import SpiffeId
 from testkit.api import Api
-from testkit.machines import Machine
+from testkit.machines import Machine, Machines
 from testkit.refusals import refused
 from testkit.trust import NAME, TrustDomain
 
@@ -100,10 +99,15 @@ def as_caller(machine: Machine, pair: authority.Pair | None) -> Iterator[Api]:
         yield Api.on(channel)
 
 
-def test_discovery_tells_the_version(machine: Machine) -> None:
+def test_discovery_and_os_release_tell_the_images_version(
+    machine: Machine, machines: Machines
+) -> None:
+    version = machines.version
     answer = machine.api.discovery.Discover(discovery_pb2.DiscoverRequest())
     assert answer.healthy
-    assert answer.version == VERSION
+    assert answer.version == version
+    told = machine.system.read("cat /etc/os-release").splitlines()
+    assert {f'IMAGE_VERSION="{version}"', f'VERSION_ID="{version}"'} <= set(told)
 
 
 @pytest.mark.parametrize("service", ["", *SERVICES])
@@ -321,14 +325,14 @@ class TestAer:
         assert done.returncode == code, done.stderr
         return done.stdout if code == 0 else done.stderr
 
-    def test_a_first_session(self, machine: Machine) -> None:
+    def test_a_first_session(self, machine: Machine, machines: Machines) -> None:
         self.aer(machine, "cell", "allocate", "web", "--cpu-weight", "200")
         self.aer(machine, "cell", "start", "web", "hello", 'echo "hello from $AURAE_CELL"; exit 3')
         assert "3" in self.aer(machine, "cell", "wait", "web", "hello")
         assert "hello from web" in self.aer(machine, "logs", "web/hello")
         assert "hello" in self.aer(machine, "cell", "list")
         self.aer(machine, "cell", "free", "web")
-        assert VERSION in self.aer(machine, "discovery", "discover")
+        assert machines.version in self.aer(machine, "discovery", "discover")
 
     def test_a_refusal_is_exit_1_with_the_nodes_words(self, machine: Machine) -> None:
         said = self.aer(machine, "cell", "allocate", "web/api", code=1)

@@ -24,7 +24,7 @@ NOUNS = {
 }
 
 # Modules with commands for the noun of another.
-SHARED = ("aer.observe", "aer.identity", "aer.install")
+SHARED = ("aer.configuration", "aer.identity", "aer.install", "aer.observe")
 
 
 def methods() -> Iterator[MethodDescriptor]:

@@ -7,6 +7,8 @@ from datetime import timedelta
 from pathlib import Path
 
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric import rsa
 
 from aer.client import Config
 from runtime.identity import authority, store, svid
@@ -205,3 +207,21 @@ def test_a_broken_configuration_is_no_matter_to_pki(aer: Aer, home: Path, tmp_pa
 def test_the_default_folder_is_in_the_home(aer: Aer, home: Path) -> None:
     assert aer("pki", "init", "--trust-domain", "x").status == 0
     assert (home / ".aurae/pki/ca.crt").exists()
+
+
+def test_a_key_for_secure_boot_is_rsa_with_its_own_certificate(aer: Aer, tmp_path: Path) -> None:
+    folder = tmp_path / "keys"
+    done = aer("pki", "secure-boot", "--dir", str(folder), "--name", "Example")
+    assert (done.status, done.err) == (0, "")
+    assert set(files(folder)) == {"db.crt", "db.key"}
+    assert stat.S_IMODE((folder / "db.key").stat().st_mode) == 0o600
+    certificate = x509.load_pem_x509_certificate((folder / "db.crt").read_bytes())
+    key = certificate.public_key()
+    assert isinstance(key, rsa.RSAPublicKey)
+    assert key.key_size == 2048
+    assert certificate.subject.rfc4514_string() == "CN=Example"
+    svid.match_key((folder / "db.crt").read_bytes(), (folder / "db.key").read_bytes())
+    before = files(folder)
+    again = aer("pki", "secure-boot", "--dir", str(folder))
+    assert again.status == 1
+    assert files(folder) == before

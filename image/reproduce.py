@@ -1,0 +1,168 @@
+"""`make reproduce`: build twice from nothing, in two places and circumstances, and compare.
+
+Each build has a clone of the commit, a cache, a Python environment, a time zone, a umask and an
+order of hashes of its own. What is compared is each artifact, to the byte.
+"""
+
+import hashlib
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from image import mkosi
+
+PROJECT: Final = Path(__file__).resolve().parent.parent
+FOLDER: Final = PROJECT / "build/reproduce"
+
+# Beside the artifacts in `build/`: what only the build itself needs, or is of this host.
+NOT_ARTIFACTS: Final = frozenset(("venv", "image", "acceleration", "node", "pki", "evidence"))
+
+_CHUNK: Final = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Circumstances:
+    """What a build must not depend on."""
+
+    place: Path
+    umask: int
+    environment: dict[str, str]
+
+    @property
+    def build(self) -> Path:
+        return self.place / "build"
+
+    @property
+    def cache(self) -> Path:
+        """Beside the clone: mkosi does not work in a folder that it reads."""
+        return self.place.with_name(f"{self.place.name}-cache")
+
+
+BUILDS: Final = (
+    Circumstances(
+        FOLDER / "one",
+        0o022,
+        {"TZ": "UTC", "LC_ALL": "C", "PYTHONHASHSEED": "1"},
+    ),
+    Circumstances(
+        FOLDER / "at-another-place-with-a-longer-name/two",
+        0o077,
+        {"TZ": "Pacific/Kiritimati", "LC_ALL": "C.UTF-8", "PYTHONHASHSEED": "2"},
+    ),
+)
+
+
+def main() -> None:
+    targets = sys.argv[1:] or ["image"]
+    mkosi.remove(FOLDER)
+    for number, build in enumerate(BUILDS, 1):
+        print(
+            f"==> build {number} of {len(BUILDS)}: {build.place.relative_to(PROJECT)}", flush=True
+        )
+        started = time.monotonic()
+        run(build, targets)
+        print(f"    {time.monotonic() - started:.0f} s", flush=True)
+    one, two = (build.build for build in BUILDS)
+    different = compare(one, two)
+    for line in different:
+        print(line)
+    if different:
+        sys.exit(f"make reproduce: the builds differ; both are in {FOLDER}")
+    names = sorted(artifacts(one))
+    for name in names:
+        print(f"    {name:44} sha256:{digest(one / name)[:16]}…")
+    print(f"make reproduce: {len(names)} artifacts are equal in both builds")
+
+
+def run(build: Circumstances, targets: list[str]) -> None:
+    """Build from a clone of the commit."""
+    build.place.parent.mkdir(parents=True, exist_ok=True)
+    subprocess.run(
+        ["git", "clone", "--quiet", "--no-hardlinks", PROJECT, build.place],
+        check=True,
+        umask=build.umask,
+    )
+    # Not those of the make that runs us: it would hand its flags and variables on.
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("MAKE")}
+    kept.pop("SOURCE_DATE_EPOCH", None)
+    environment = {**kept, **build.environment, "AURAE_CACHE": str(build.cache)}
+    done = subprocess.run(
+        ["make", *targets], cwd=build.place, env=environment, umask=build.umask, check=False
+    )
+    if done.returncode:
+        sys.exit(f"make reproduce: {build.place}: make {' '.join(targets)} failed, see above")
+
+
+def artifacts(build: Path) -> set[str]:
+    """Names of the files in a folder `build/`, and below it, that are there to be used."""
+    found: set[str] = set()
+    for path in build.iterdir():
+        if path.name in NOT_ARTIFACTS:
+            continue
+        files = path.rglob("*") if path.is_dir() else [path]
+        found.update(
+            str(file.relative_to(build))
+            for file in files
+            if file.is_file() and not file.is_symlink()
+        )
+    return found
+
+
+def compare(one: Path, two: Path) -> list[str]:
+    """What differs between the artifacts of two builds, a line each, and where to look."""
+    names = artifacts(one), artifacts(two)
+    lines = [f"{name}: only one build has it" for name in sorted(names[0] ^ names[1])]
+    found = {name: first_difference(one / name, two / name) for name in names[0] & names[1]}
+    lines += [
+        f"{name}: differs from byte {at} on" for name, at in sorted(found.items()) if at is not None
+    ]
+    if lines:
+        roots = (build / "image/root" for build in (one, two))
+        lines += [f"    root: /{path} differs" for path in compare_trees(*roots)]
+    return lines
+
+
+def first_difference(one: Path, two: Path) -> int | None:
+    """Where two files first differ; None if they are equal."""
+    with one.open("rb") as a, two.open("rb") as b:
+        at = 0
+        while True:
+            left, right = a.read(_CHUNK), b.read(_CHUNK)
+            if left != right:
+                both = zip(left, right, strict=False)
+                offset = next((i for i, (x, y) in enumerate(both) if x != y), None)
+                return at + (min(len(left), len(right)) if offset is None else offset)
+            if not left:
+                return None
+            at += len(left)
+
+
+def compare_trees(one: Path, two: Path) -> list[str]:
+    """Paths that are not the same in both trees: content, mode or target of a link."""
+    told = [dict(_described(tree)) for tree in (one, two)]
+    paths = told[0].keys() | told[1].keys()
+    return sorted(path for path in paths if told[0].get(path) != told[1].get(path))
+
+
+def _described(tree: Path) -> Iterator[tuple[str, tuple[int, str]]]:
+    for path in tree.rglob("*"):
+        mode = path.lstat().st_mode
+        if path.is_symlink():
+            content = str(path.readlink())
+        else:
+            content = digest(path) if path.is_file() else ""
+        yield str(path.relative_to(tree)), (mode, content)
+
+
+def digest(path: Path) -> str:
+    with path.open("rb") as content:
+        return hashlib.file_digest(content, "sha256").hexdigest()
+
+
+if __name__ == "__main__":
+    main()

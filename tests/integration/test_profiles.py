@@ -1,0 +1,64 @@
+"""Images of the other profiles boot. `make soak` builds them."""
+
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from testkit.machines import BOOT_SECONDS, Machine, Machines
+
+Start = Callable[..., Machine]
+
+
+@pytest.fixture
+def start(request: pytest.FixtureRequest, machines: Machines) -> Iterator[Start]:
+    """A function that boots the profile of the test's parameter."""
+    folder = machines.artifacts / request.param
+    version = folder / "version"
+    if not version.exists() or version.read_text().strip() != machines.version:
+        pytest.skip(f"{folder}: is not of this image's version; make image PROFILE={request.param}")
+    others = replace(machines, artifacts=folder)
+    started: list[Machine] = []
+
+    def boot(**arguments: Any) -> Machine:
+        started.append(others.start(**arguments))
+        return started[-1]
+
+    yield boot
+    for machine in started:
+        machines.close(machine)
+
+
+@pytest.mark.parametrize("start", ["cloud"], indirect=True)
+def test_the_cloud_profile_boots_over_the_network_in_less(start: Start, machines: Machines) -> None:
+    machine = start(netboot=True)
+    assert "cloud" in machine.system.read("uname -r")
+    assert machine.system.run("ls /usr/lib/firmware").exit_code != 0
+    with machine.cell("c") as cell:
+        assert cell.read("echo fine") == "fine\n"
+    payload = sum(
+        (machines.artifacts / "cloud" / name).stat().st_size for name in ("vmlinuz", "initramfs")
+    )
+    assert payload <= 70e6
+    machine.poweroff()
+
+
+@pytest.mark.parametrize("start", ["debug"], indirect=True)
+def test_the_debug_profile_has_a_root_shell_on_its_console_and_says_so(start: Start) -> None:
+    machine = start()
+    machine.console.wait_for("DEBUG IMAGE: whoever sits at this console is root", BOOT_SECONDS)
+    with machine.qemu.console_line() as line:
+        line.sendall(b"echo uid=$(id -u) pid=$$ $((40+2))\n")
+        assert machine.console.wait_for(r"uid=(\d+) pid=\d+ 42", BOOT_SECONDS)[1] == "0"
+        # One that ends is started again.
+        line.sendall(b"exit\n")
+        machine.console.wait_for("DEBUG IMAGE", BOOT_SECONDS)
+    assert re.search("debug image: a root shell on /dev/ttyS0", machine.daemon_log())
+    machine.poweroff()
+
+
+def test_the_default_profile_has_no_shell_on_its_console(machine: Machine) -> None:
+    assert "DEBUG IMAGE" not in machine.console.text
+    assert machine.system.run("test -e /etc/aurae/debug").exit_code != 0

@@ -1,0 +1,45 @@
+"""Two builds are compared to the byte."""
+
+from pathlib import Path
+
+from image import reproduce
+
+
+def build(folder: Path, **files: bytes) -> Path:
+    for name, content in {"vmlinuz": b"kernel", "pxe/script": b"boot", **files}.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(content)
+    for unneeded in ("venv/x", "image/root/etc/os-release", "node/x"):
+        (folder / unneeded).parent.mkdir(parents=True, exist_ok=True)
+        (folder / unneeded).write_text("of no account")
+    return folder
+
+
+def test_equal_builds_have_no_difference(tmp_path: Path) -> None:
+    one, two = build(tmp_path / "one"), build(tmp_path / "two")
+    (two / "venv/x").write_text("another")
+    assert reproduce.compare(one, two) == []
+    assert reproduce.artifacts(one) == {"vmlinuz", "pxe/script"}
+
+
+def test_a_changed_byte_is_named_with_its_place_and_what_of_the_root_it_may_come_from(
+    tmp_path: Path,
+) -> None:
+    image = bytearray(3 << 20)
+    one = build(tmp_path / "one", img=bytes(image))
+    image[2_500_000] = 1
+    two = build(tmp_path / "two", img=bytes(image))
+    (two / "image/root/etc/os-release").write_text("changed")
+    assert reproduce.compare(one, two) == [
+        "img: differs from byte 2500000 on",
+        "    root: /etc/os-release differs",
+    ]
+
+
+def test_a_longer_file_and_one_that_only_one_build_has_are_differences(tmp_path: Path) -> None:
+    one = build(tmp_path / "one", img=b"abc", more=b"")
+    two = build(tmp_path / "two", img=b"abcd")
+    assert reproduce.compare(one, two) == [
+        "more: only one build has it",
+        "img: differs from byte 3 on",
+    ]
