@@ -74,8 +74,8 @@ def _proxy(offer: Offer) -> Iterator[str]:
         if name:
             yield f"--pxe-service=tag:!ipxe,{architecture},{_TITLE},{name}"
         yield f"--pxe-service=tag:ipxe,{architecture},{_TITLE},{offer.script}"
-    # UEFI HTTP boot looks for no boot server, as PXE does: what it boots must be in the offer. There
-    # dnsmasq puts the file of dhcp-boot for an architecture that no service is for.
+    # UEFI HTTP boot looks for no boot server, as PXE does: what it boots must be in the offer.
+    # There dnsmasq puts the file of dhcp-boot for an architecture that no service is for.
     yield f"--dhcp-match=set:http,option:client-arch,{_UEFI_HTTP}"
     yield f"--dhcp-boot=tag:http,{offer.url}"
 

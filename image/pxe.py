@@ -16,7 +16,7 @@ import sys
 from pathlib import Path
 from typing import Final
 
-from image import kernel, mkosi, overlay, python, stages
+from image import kernel, mkosi, overlay, stages
 from image.build import Places, cache_folder
 from image.mkosi import BuildError, Workshop
 from image.stages import Stage
@@ -71,7 +71,7 @@ def stage(at: Places) -> Stage:
 
 def make(at: Places) -> None:
     """Fill `build/pxe` anew: files of another version do not stay."""
-    version = python.version_of_ours(at.root / python.DIST_PACKAGES)
+    version = at.version.read_text().strip()
     target = folder(at)
     with mkosi.replaced(target) as new:
         names = {part: f"aurae_{version}.{part}" for part in ("vmlinuz", "initramfs", "efi")}

@@ -79,7 +79,7 @@ def begin() -> Begun:
             Step("cgroups", lambda: Done(problems=tuple(cgroups.make_tree()))),
             Step("credentials", _collect_credentials, optional=True),
             Step("configuration", beginning.configure, optional=True),
-            Step("data disk", lambda: data.place(beginning.command_line), optional=True),
+            Step("data disk", beginning.place_data_disk, optional=True),
             Step("stored", beginning.configure_by_disk, optional=True),
             Step("services", beginning.start_services),
             Step("hardware", beginning.load_drivers, optional=True),
@@ -119,6 +119,13 @@ class _Beginning:
         self.command_line, done = configuration.early(self.command_line)
         self._log.level = self.command_line.level
         return done
+
+    def place_data_disk(self) -> Done:
+        return data.place(
+            self.command_line.data,
+            say=lambda text: self._log.info(f"data disk: {text}"),
+            unclaims=self.command_line.unclaim,
+        )
 
     def configure_by_disk(self) -> Done:
         self.command_line, done = configuration.complete(self.command_line)

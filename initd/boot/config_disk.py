@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from typing import Final
 
-from initd.boot.disks import block_devices, ext4_label
+from initd.boot.disks import block_devices, content
 from initd.boot.modules import Modules, find_modaliases
 from initd.linux import spawn
 from initd.linux.mount import MountFlag, mount, umount
@@ -95,9 +95,9 @@ def file_system(path: str) -> tuple[str, str]:
 
     ISO 9660 (ECMA-119, 8.4): the volume's name is in the descriptor at 32 KiB. FAT: in the boot
     sector, at 71 of FAT32 and at 43 of the others, unless it is NO NAME."""
-    label = ext4_label(path)
-    if label is not None:
-        return "ext4", label
+    found = content(path)
+    if found.kind == "ext4":
+        return "ext4", found.label
     try:
         with open(path, "rb", buffering=0) as file:
             start = file.read(512)

@@ -35,7 +35,7 @@ def _look_for_disk(
 ) -> tuple[str, tuple[str, ...]]:
     if command_line.config_disk == "off":
         return "", ()
-    wanted = data.search(command_line)
+    wanted = data.search(command_line.data)
     drivers = wanted is not None and wanted.drivers
     if not (drivers or command_line.config_disk or _disks(folder)):
         return "", ()
@@ -80,7 +80,11 @@ def _settle(
         channels.write(f"{_RUN}/{_BOOT}", merged)
         problems = (*problems, *merged.problems)
     text = " ".join(filter(None, (*names, *said)))
-    return configured(command_line, merged.values), Done(text, (*problems, *written))
+    after = configured(command_line, merged.values)
+    if any("disks" in problem for problem in merged.problems):
+        # What was meant is not known, so the default must not be made in its place.
+        after = after._replace(data=after.data._replace(makes=False))
+    return after, Done(text, (*problems, *written))
 
 
 def configured(command_line: CommandLine, values: dict[str, Any]) -> CommandLine:
@@ -92,7 +96,7 @@ def configured(command_line: CommandLine, values: dict[str, Any]) -> CommandLine
         level=_LEVELS.get(values.get("log-level", ""), command_line.level),
         watchdog=0 if watchdog == "off" else watchdog,
         sysctls={**sysctls, **command_line.sysctls},
-        data=values.get("disks", {}).get("data", {}).get("device", command_line.data),
+        data=command_line.data._replace(**values.get("disks", {}).get("data", {})),
     )
 
 

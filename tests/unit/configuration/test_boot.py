@@ -8,6 +8,7 @@ import pytest
 from initd import initramfs
 from initd.boot import configuration, credentials
 from initd.boot.cmdline import CommandLine, parse
+from initd.boot.options import DataOptions
 from initd.configuration import identity as identities
 from initd.configuration.channels import Merged, write
 from initd.log import Level
@@ -49,11 +50,22 @@ def test_what_a_document_says_is_in_effect(run: Path) -> None:
     assert command_line.level is Level.DEBUG
     assert command_line.watchdog == 0
     assert command_line.sysctls == {"vm.x": "1"}
-    assert command_line.data == "LABEL=x"
+    assert command_line.data == DataOptions("LABEL=x")
     assert not (run / "config.json").exists()
     again, _ = configuration.complete(command_line)
     assert again == command_line
     assert configuration.in_effect(LINE, f"{run}/config.boot.json") == command_line
+
+
+def test_a_data_disk_is_not_made_by_a_word_that_nobody_knows(run: Path) -> None:
+    (run / "config").mkdir()
+    document = run / "config/smbios.toml"
+    document.write_text('[disks.data]\nfilesystem = "xfs"\nencryption = "tpm2"')
+    command_line, _ = configuration.early(LINE)
+    assert command_line.data == DataOptions("", "xfs", "tpm2")
+    document.write_text('[disks.data]\nfilesystem = "zfs"')
+    command_line, _ = configuration.early(LINE)
+    assert command_line.data == DataOptions(makes=False)
 
 
 def test_what_is_stored_counts_too(run: Path) -> None:
