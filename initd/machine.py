@@ -353,7 +353,8 @@ class Machine:
 
     def _show(self) -> None:
         """Begin to show how the node is, if that is wanted."""
-        if self._screen is None and self._command_line.screen:
+        # Where shells are on these terminals, they would be in each other's way.
+        if self._screen is None and self._command_line.screen and not _DEBUG.exists():
             from initd.screen import Screen
 
             self._screen = Screen(self._loop, self._log, self._look, self._listener)
