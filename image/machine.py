@@ -72,6 +72,8 @@ class Drive:
     file: Path
     kept: bool = False
     read_only: bool = False
+    sector: int = 512
+    """Bytes."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -119,6 +121,8 @@ class Machine:
     drives: tuple[Drive, ...] = ()
     devices: tuple[str, ...] = ()
     """Further devices, as QEMU's -device names them."""
+    tpm: Path | None = None
+    """The control socket of an emulated TPM 2.0 (swtpm)."""
     console: str = "ttyS0"
     """The kernel's console: `null` is none."""
     reboots: bool = False
@@ -215,6 +219,7 @@ def command(
             for credential in machine.credentials
             if credential.channel is Channel.FW_CFG
         ),
+        *_tpm(machine.tpm),
         *_joined(["-device", device] for device in machine.devices),
         *([] if machine.reboots else ["-no-reboot"]),
         *(["-rtc", f"base={machine.date}"] if machine.date else []),
@@ -283,7 +288,17 @@ def _network(number: int, nic: Nic) -> list[str]:
 def _drive(number: int, drive: Drive) -> list[str]:
     kept = ",readonly=on" if drive.read_only else "" if drive.kept else ",snapshot=on"
     backend = f"if=none,id=drive{number},format=raw,file={_escaped(drive.file)}{kept}"
-    return ["-drive", backend, "-device", f"virtio-blk-pci,drive=drive{number}"]
+    sectors = f"logical_block_size={drive.sector},physical_block_size={drive.sector}"
+    return ["-drive", backend, "-device", f"virtio-blk-pci,drive=drive{number},{sectors}"]
+
+
+def _tpm(socket: Path | None) -> list[str]:
+    if socket is None:
+        return []
+    return [
+        *("-chardev", f"socket,id=tpm,path={_escaped(socket)}"),
+        *("-tpmdev", "emulator,id=tpm,chardev=tpm", "-device", "tpm-crb,tpmdev=tpm"),
+    ]
 
 
 def _escaped(path: Path) -> str:

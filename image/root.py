@@ -11,11 +11,27 @@ from typing import Final
 
 from image import elf, kernel, python
 
-PROGRAMS: Final = ("busybox", "crun", f"python{python.SERIES}", "setpriv")
+PROGRAMS: Final = (
+    *("busybox", "crun", f"python{python.SERIES}", "setpriv"),
+    # What the data disk is made, grown and opened with: initd/boot/{partitions,filesystems}.py,
+    # initd/boot/encryption.py.
+    *("sfdisk", "blkid", "mke2fs", "resize2fs", "mkfs.xfs", "xfs_growfs", "mkfs.btrfs"),
+    *("cryptsetup", "systemd-cryptenroll"),
+)
 
 # Opened by name at run time, so no program says that it needs them: threads that are cancelled
-# and exceptions in C++.
-OPENED_BY_NAME: Final = ("libgcc_s.so.1",)
+# and exceptions in C++; and what systemd-cryptenroll and cryptsetup's plugin talk to a TPM with.
+OPENED_BY_NAME: Final = (
+    *("libgcc_s.so.1", "libcryptsetup.so.12", "libtss2-esys.so.0", "libtss2-mu.so.0"),
+    *("libtss2-rc.so.0", "libtss2-tcti-device.so.0"),
+)
+
+# In folders of their own below the libraries: cryptsetup's plugin for keys in a TPM, and what that
+# and systemd-cryptenroll are made of.
+PLUGINS: Final = (
+    "cryptsetup/libcryptsetup-token-systemd-tpm2.so",
+    "systemd/libsystemd-shared-*.so",
+)
 
 # Applets of busybox that would be a second init, a package manager, or a way to log in.
 UNWANTED_APPLETS: Final = frozenset(
@@ -100,7 +116,8 @@ def make(base: Path, root: Path, requirements: Path) -> None:
     for name in COPIED:
         shutil.copyfile(base / name, root / name)
     for name in PROGRAMS:
-        shutil.copy(base / "usr/bin" / name, root / "usr/bin" / name)
+        places = (base / folder / name for folder in ("usr/bin", "usr/sbin"))
+        shutil.copy(next(filter(Path.exists, places)), root / "usr/bin" / name)
     init = root / "usr/bin/init"
     init.write_text(INIT)
     init.chmod(0o755)
@@ -118,12 +135,16 @@ def make(base: Path, root: Path, requirements: Path) -> None:
 
 def copy_libraries(base: Path, root: Path) -> None:
     """Copy the loader and every library that a file of `root` needs."""
+    source = base / python.LIBRARIES
+    for pattern in PLUGINS:
+        [plugin] = source.glob(pattern)
+        place = root / plugin.relative_to(base)
+        place.parent.mkdir(parents=True)
+        shutil.copyfile(plugin, place)
     files = [p for p in root.rglob("*") if p.is_file() and not p.is_symlink() and elf.is_elf(p)]
     bundled = {path.name for path in files}
-    source = base / python.LIBRARIES
     named = {source / name for name in OPENED_BY_NAME}
     target = root / python.LIBRARIES
-    target.mkdir(parents=True)
     for library in elf.closure([*files, *named], source, bundled) | named:
         shutil.copyfile(library, target / library.name)
     (root / python.LOADER).chmod(0o755)
