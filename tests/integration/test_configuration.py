@@ -30,7 +30,8 @@ Boot = Callable[..., Machine]
 # With AURAE_SOAK=1 all of them.
 SOAK: Final = bool(os.environ.get("AURAE_SOAK"))
 SAMPLE: Final = 20 if SOAK else 3
-TRIAL: Final = 10
+TRIAL: Final = 5
+ANSWER: Final = 20.0
 # Seconds until a machine that went back must answer: its links come up anew.
 BACK: Final = 120.0
 DISK: Final = "aurae.data=LABEL=aurae-data"
@@ -102,7 +103,7 @@ def apply(machine: Machine, text: str, seconds: int = 0) -> pb.ConfigServiceAppl
     request = pb.ConfigServiceApplyRequest(document=text)
     if seconds:
         request.trial.CopyFrom(Duration(seconds=seconds))
-    return machine.api.config.Apply(request)
+    return machine.api.config.Apply(request, timeout=max(ANSWER, seconds))
 
 
 def settings(machine: Machine) -> dict[str, tuple[str, str]]:
