@@ -59,7 +59,7 @@ LINKS: Final = {
 FOLDERS: Final = {
     **dict.fromkeys(("boot", "dev", "efi", "etc", "mnt", "proc", "run", "sys", "sysroot"), 0o755),
     **dict.fromkeys(("etc/aurae", "home", "opt", "srv", "usr/bin", "usr/lib", "var"), 0o755),
-    **dict.fromkeys(("var/lib", "var/log", "var/cache"), 0o755),
+    **dict.fromkeys(("etc/modprobe.d", "var/lib", "var/log", "var/cache"), 0o755),
     "root": 0o700,
     "tmp": 0o1777,
     "var/tmp": 0o1777,
@@ -72,6 +72,9 @@ FILES: Final = {
     "etc/hosts": "127.0.0.1 localhost\n::1 localhost ip6-localhost ip6-loopback\n",
     "etc/nsswitch.conf": "passwd: files\ngroup: files\nhosts: files dns\n"
     "networks: files\nprotocols: files\nservices: files\n",
+    # These modules would make links by themselves (bond0 …), which then count as others'.
+    "etc/modprobe.d/aurae.conf": "options bonding max_bonds=0\noptions dummy numdummies=0\n"
+    "options ifb numifbs=0\n",
     # Empty: PID 1 mounts the machine's own over it.
     "etc/machine-id": "",
 }

@@ -16,7 +16,15 @@ from typing import Final
 
 from initd.network import advertisements, codec, status, sysctls
 from initd.network.codec import AnyLink
-from initd.network.desired import AddAddress, Change, RemoveAddress, SetLink, changes, wanted
+from initd.network.desired import (
+    AddAddress,
+    Change,
+    CreateLink,
+    RemoveAddress,
+    SetLink,
+    changes,
+    wanted,
+)
 from initd.network.follower import Follower
 from initd.network.model import Address, LinkSettings, Origin, Route, Settings
 from initd.network.netlink import Reports, Requests
@@ -292,7 +300,12 @@ class Network:
         """Make the kernel, resolv.conf and the hostname what they should be."""
         routes = self._requests.routes()
         # What lies on others comes after them: it can be up and as long as they are.
-        pending = self._do(arrange(self._document, self._links.values(), self._kept), now)
+        arranged = arrange(self._document, self._links.values(), self._kept)
+        pending = self._do(arranged, now)
+        if any(isinstance(change, CreateLink) for _, change in arranged if change not in pending):
+            # Its report comes at once, and its ports should not be set up before they are that.
+            self._pace.settled(pending, now)
+            return
         for port in self._in_order():
             pending |= self._settle_port(port, routes, now)
         self._pace.settled(pending, now)

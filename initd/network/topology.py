@@ -103,7 +103,8 @@ class _Arrangement:
 
     def changes(self) -> Iterator[tuple[str, Change]]:
         yield from self._renamed()
-        yield from self._removed()
+        removed = [one for one in self._links if one.ours and not self._stays(one)]
+        yield from ((one.link.name, RemoveLink(one.link.index)) for one in removed)
         for name in in_order(self._document):
             settings = self._wanted.get(name)
             if settings is None or settings.virtual is None:
@@ -129,12 +130,13 @@ class _Arrangement:
     def _card(self, mac: bytes) -> AnyLink | None:
         return next((one for one in self._links if one.physical and one.hardware == mac), None)
 
-    def _removed(self) -> Iterator[tuple[str, Change]]:
-        for one in self._links:
-            settings = self._wanted.get(one.link.name)
-            virtual = settings.virtual if settings else None
-            if one.ours and (virtual is None or not self._is(one, virtual)):
-                yield one.link.name, RemoveLink(one.link.index)
+    def _stays(self, one: AnyLink) -> bool:
+        settings = self._wanted.get(one.link.name)
+        return (
+            settings is not None
+            and settings.virtual is not None
+            and self._is(one, settings.virtual)
+        )
 
     def _is(self, one: AnyLink, virtual: Virtual) -> bool:
         """Whether it can become what is wanted without being made anew."""
@@ -190,7 +192,10 @@ class _Arrangement:
         masters = master_names(self._document)
         for one in self._links:
             master = self._by_index.get(one.master)
-            if master is None or not master.ours:
+            # With a link that is removed its ports are let go, and it is one no longer.
+            if master is None or not master.ours or not self._stays(master):
+                continue
+            if one.ours and not self._stays(one):
                 continue
             if masters.get(one.link.name) != master.link.name or one.link.name in self._kept:
                 yield one.link.name, SetMaster(one.link.index, 0)

@@ -104,10 +104,11 @@ def test_what_is_as_wanted_is_left() -> None:
 
 def test_what_nobody_names_any_more_is_removed_and_its_ports_are_let_go() -> None:
     there = made(9, "bond0", "bond", *BOND)
-    assert arranged(document(), card(2, "eth0", master=9), there) == [
-        RemoveLink(9),
-        SetMaster(2, 0),
-    ]
+    # The kernel lets its port go.
+    assert arranged(document(), card(2, "eth0", master=9), there) == [RemoveLink(9)]
+    vlan_5 = made(10, "v5", "vlan", ("id", 5), parent=2, master=11)
+    kept = made(11, "br0", "bridge", ("stp", 0))
+    assert arranged(document(bridge("br0")), ETH0, vlan_5, kept) == [RemoveLink(10)]
     wanted = document(bond("bond0", "eth1"))
     links = (card(2, "eth0", master=9), card(3, "eth1", master=9), there)
     assert arranged(wanted, *links) == [SetMaster(2, 0)]
