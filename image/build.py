@@ -3,9 +3,12 @@
 | file | what |
 |---|---|
 | `aurae.img` | the disk |
+| `aurae-4k.img` | the same for disks whose sectors have 4096 bytes |
 | `vmlinuz`, `initramfs` | for a direct kernel boot, the root inside the initramfs |
 | `initramfs-micro` | the same without the root, for a root on a disk or in persistent memory |
 | `root.erofs` | the root |
+| `root.verity` | its hash tree, and the hash of the boot image that goes with it |
+| `aurae.efi` | that boot image: kernel, initramfs, and a command line with the root hash |
 """
 
 import argparse
@@ -24,7 +27,13 @@ from image.debian import NoMirrorError
 from image.mkosi import BuildError, Workshop
 from image.stages import Stage
 
-PRODUCTS: Final = ("aurae.img", "vmlinuz", "initramfs", "initramfs-micro", "root.erofs")
+_DISKS: Final = {"aurae.img": 512, "aurae-4k.img": 4096}
+"""The disks, by the bytes of a sector."""
+
+PRODUCTS: Final = (
+    *_DISKS,
+    *("vmlinuz", "initramfs", "initramfs-micro", "root.erofs", "root.verity", "aurae.efi"),
+)
 
 # The trees of an earlier build that are kept in the cache, of each kind.
 _KEPT: Final = 2
@@ -118,9 +127,9 @@ def chain(at: Places) -> list[Stage]:
         ),
         Stage(
             "disk",
-            "disk: unified kernel image, systemd-boot, partitions",
+            "disks: hash tree, unified kernel image, systemd-boot, partitions",
             at.code("repart"),
-            products("aurae.img"),
+            products("root.verity", "aurae.efi", *_DISKS),
             lambda _: _make_disk(at),
         ),
     ]
@@ -229,11 +238,17 @@ def _make_initramfs(at: Places) -> None:
 
 def _make_disk(at: Places) -> None:
     version = python.version_of_ours(at.root / python.DIST_PACKAGES)
-    uki = at.work / "aurae.efi"
+    erofs, tree, uki = (at.build / name for name in ("root.erofs", "root.verity", "aurae.efi"))
     release = kernel.version(at.tree("base"))
     micro = at.build / "initramfs-micro"
-    disk.make_uki(at.workshop(), at.build / "vmlinuz", micro, at.root, release, uki)
-    disk.make_disk(at.workshop(), uki, at.build / "root.erofs", version, at.build / "aurae.img")
+    build = at.workshop()
+    root_hash = disk.make_tree(build, erofs, tree)
+    parameters = f"roothash={root_hash}"
+    disk.make_uki(build, at.build / "vmlinuz", micro, at.root, release, parameters, uki)
+    disk.seal(tree, uki)
+    entries = {f"aurae_{version}.efi": uki}
+    for name, sector in _DISKS.items():
+        disk.make_disk(build, entries, erofs, tree, at.build / name, sector)
 
 
 if __name__ == "__main__":

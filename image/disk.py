@@ -1,7 +1,12 @@
-"""The disk: a unified kernel image, the EFI system partition with systemd-boot, and the root."""
+"""The disk: a unified kernel image, the EFI system partition with systemd-boot, and slots A and B.
 
+A slot is two partitions, a root and its hash tree. A is filled, B is room for the next version.
+"""
+
+import hashlib
 import os
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
@@ -12,7 +17,15 @@ from image.mkosi import Workshop
 SEED: Final = "d7e2f5a4-4a52-4d0c-9a3b-6f5f0f8c0a11"
 
 # A kernel that panics starts the machine again, so that the boot loader can choose another entry.
-CMDLINE: Final = "console=tty0 console=ttyS0,115200 root=PARTLABEL=aurae-root-a panic=10 loglevel=4"
+CMDLINE: Final = "console=tty0 console=ttyS0,115200 panic=10 loglevel=4"
+
+# Of the hash tree. It need not be secret, and two builds are to be equal.
+SALT: Final = hashlib.sha256(SEED.encode()).hexdigest()
+# Where a tree's first block has room for a line of ours; see initd/boot/verity.py.
+SEAL: Final = 512
+
+SECTORS: Final = (512, 4096)
+"""Bytes of a sector, of the disks that there are."""
 
 # No default entry: systemd-boot would not count the boots of one that is named.
 LOADER_CONF: Final = "timeout 0\neditor no\n"
@@ -42,22 +55,61 @@ def make_erofs(build: Workshop, root: Path, output: Path) -> None:
     os.truncate(output, -(-output.stat().st_size // PMEM_UNIT) * PMEM_UNIT)
 
 
+def make_tree(build: Workshop, erofs: Path, output: Path, salt: str = SALT) -> str:
+    """Write the root's hash tree; returns the root hash."""
+    output.unlink(missing_ok=True)
+    told = build.folder / "roothash"
+    build.tool(
+        [
+            *("veritysetup", "format", "--hash=sha256", f"--salt={salt}", f"--uuid={SEED}"),
+            *("--data-block-size=4096", "--hash-block-size=4096", f"--root-hash-file={told}"),
+            *(erofs, output),
+        ]
+    )
+    root_hash = told.read_text().strip()
+    told.unlink()
+    return root_hash
+
+
+def seal(tree: Path, uki: Path) -> None:
+    """Write down beside the root's hash tree what the image is that boots it."""
+    line = f"aurae-boot-image {hashlib.sha256(uki.read_bytes()).hexdigest()}\n"
+    with tree.open("r+b") as file:
+        file.seek(SEAL)
+        file.write(line.encode())
+
+
 def make_uki(
-    build: Workshop, kernel: Path, initramfs: Path, root: Path, release: str, output: Path
+    build: Workshop,
+    kernel: Path,
+    initramfs: Path,
+    root: Path,
+    release: str,
+    parameters: str,
+    output: Path,
 ) -> None:
-    """Join kernel, initramfs and command line to one EFI program."""
+    """Join kernel, initramfs and command line to one EFI program. `parameters` are further ones of
+    the kernel, such as `roothash=`."""
     stub = Path("/") / _EFI / "linuxx64.efi.stub"
     build.tool(
         [
             *("ukify", "build", "--efi-arch=x64", f"--stub={stub}", f"--linux={kernel}"),
-            *(f"--initrd={initramfs}", f"--cmdline={CMDLINE}", f"--uname={release}"),
+            *(f"--initrd={initramfs}", f"--cmdline={CMDLINE} {parameters}", f"--uname={release}"),
             *(f"--os-release=@{root / 'usr/lib/os-release'}", f"--output={output}"),
         ]
     )
 
 
-def make_disk(build: Workshop, uki: Path, erofs: Path, version: str, output: Path) -> None:
-    """A GPT disk that UEFI boots. It is sparse: most of it is room."""
+def make_disk(
+    build: Workshop,
+    entries: Mapping[str, Path],
+    erofs: Path,
+    tree: Path,
+    output: Path,
+    sector: int = SECTORS[0],
+) -> None:
+    """A GPT disk that UEFI boots. It is sparse: most of it is room. `entries` are unified kernel
+    images, by their names for the boot loader."""
     source = build.folder / "disk"
     mkosi.remove(source)
     esp = source / "esp"
@@ -68,8 +120,10 @@ def make_disk(build: Workshop, uki: Path, erofs: Path, version: str, output: Pat
     (esp / "loader").mkdir()
     (esp / "loader/loader.conf").write_text(LOADER_CONF)
     (esp / "EFI/Linux").mkdir()
-    shutil.copyfile(uki, esp / f"EFI/Linux/aurae_{version}.efi")
+    for name, uki in entries.items():
+        shutil.copyfile(uki, esp / f"EFI/Linux/{name}")
     (source / "root.erofs").hardlink_to(erofs)
+    (source / "root.verity").hardlink_to(tree)
     for path in (esp, *esp.rglob("*")):
         os.utime(path, (mkosi.EPOCH, mkosi.EPOCH))
     output.unlink(missing_ok=True)
@@ -78,7 +132,7 @@ def make_disk(build: Workshop, uki: Path, erofs: Path, version: str, output: Pat
         [
             *("systemd-repart", "--empty=create", "--size=auto", "--offline=yes", "--dry-run=no"),
             *(f"--definitions={definitions}", f"--root={source}", f"--seed={SEED}"),
-            *("--architecture=x86-64", output),
+            *("--architecture=x86-64", f"--sector-size={sector}", output),
         ],
         readable=[definitions],
     )

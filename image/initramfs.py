@@ -11,11 +11,13 @@ from image import elf, kernel, pack, python
 from image.cpio import Archive
 from image.mkosi import Workshop
 
-# initd.boot.modules is imported only where a root is on a disk, the last only by the runtime.
+# What follows initd.initramfs is imported only where a root is on a disk, by its hash, or has
+# failed; the first only by the runtime.
 ENTRY: Final = """
 from runtime import ahead
 for _ in ahead.steps(): pass
-import initd.initramfs, initd.boot.modules
+import initd.initramfs, initd.boot.modules, initd.boot.verified, initd.boot.esp, initd.linux.power
+import encodings.utf_16_le
 """
 
 EARLY: Final = "from initd import pack"

@@ -8,12 +8,14 @@ import os
 import struct
 import sys
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from typing import Final, NoReturn
 
 from initd import headstart, pack
 from initd.boot import cgroups
+from initd.boot.booted import Booted
+from initd.boot.booted import write as write_booted
 from initd.boot.disks import block_devices, lines
 from initd.linux import module
 from initd.linux.mount import MountFlag, mount
@@ -30,6 +32,13 @@ _PMEM: Final = "/dev/pmem"
 _ROOT_FILE: Final = "/root.erofs"
 _RAMFS: Final = "/ramfs"
 _DEFAULT_ROOT: Final = "PARTLABEL=aurae-root-a"
+
+# X86_FEATURE_SHA_NI, as the processor's modalias lists it.
+_SHA_NI: Final = ",013D,"
+
+# Levels of the kernel's log: the console shows errors.
+_ERROR: Final = 3
+_INFO: Final = 6
 
 _NOTHING: Final = MountFlag.NOSUID | MountFlag.NODEV | MountFlag.NOEXEC
 
@@ -58,18 +67,73 @@ def main(runtime: headstart.Begun | None) -> None:
     load_modules("root")
     try:
         with open("/proc/cmdline", encoding="utf-8", errors="replace") as file:
-            wanted = root_of(file.read(), in_memory=os.path.exists(_ROOT_FILE))
-        if wanted == _ROOT_FILE:
-            mount_file(wanted)
-        else:
-            wanted = wait_for(wanted, PATIENCE)
-            # Used where it lies, and not copied to other memory.
-            options = "dax=always" if wanted.startswith(_PMEM) else ""
-            mount(wanted, _SYSROOT, "erofs", MountFlag.RDONLY, options)
+            booted = mount_root(file.read())
     except (RootError, OSError) as e:
         sys.exit(f"initramfs: cannot mount the root: {e}")
-    _log(f"root is {wanted}")
+    _log(f"root is {booted.root}")
+    write_booted(booted)
     hand_over(runtime)
+
+
+def mount_root(cmdline: str) -> Booted:
+    """Mount what the command line wants. Raises `RootError`, OSError."""
+    if root_hash := last(cmdline, "roothash="):
+        return mount_verified(root_hash, counted="aurae.emergency" not in cmdline.split())
+    wanted = root_of(cmdline, in_memory=os.path.exists(_ROOT_FILE))
+    if wanted == _ROOT_FILE:
+        mount_file(wanted)
+    else:
+        wanted = wait_for(wanted, PATIENCE)
+        # Used where it lies, and not copied to other memory.
+        options = "dax=always" if wanted.startswith(_PMEM) else ""
+        mount(wanted, _SYSROOT, "erofs", MountFlag.RDONLY, options)
+    return Booted(root=wanted)
+
+
+def mount_verified(root_hash: str, *, counted: bool) -> Booted:
+    """Mount the root with this hash. What fails is tried again by the boot loader's next choice.
+
+    `counted`: a root that came to nothing too often is given up. Raises `RootError`, OSError.
+    """
+    # Only here: a root without a hash does without all of it.
+    from initd.boot import attempts, verified
+
+    disk = ""
+    try:
+        if _hashes_in_hardware():
+            load_modules("sha256")
+        load_modules("verity")
+        booted, before = verified.open_root(root_hash, looks(PATIENCE), counted=counted)
+        disk = booted.disk
+        if before >= attempts.LIMIT:
+            _start_another(disk, f"{before} boots of it came to nothing")
+        mount(booted.root, _SYSROOT, "erofs", MountFlag.RDONLY)
+    except (verified.NotFoundError, OSError) as e:
+        _start_another(disk, str(e))
+        raise RootError(str(e)) from e
+    return booted
+
+
+def _hashes_in_hardware() -> bool:
+    """Whether the processor has instructions for SHA-256. Those for vectors, which the same module
+    uses else, are slower than none where they are emulated."""
+    return any(_SHA_NI in line for line in lines("/sys/devices/system/cpu/modalias"))
+
+
+def _start_another(disk: str, why: str) -> None:
+    """Have the boot loader choose another entry, and start again. Returns where it cannot."""
+    from initd.boot import verified
+    from initd.linux import power
+
+    try:
+        taken = verified.take_out(disk)
+    except OSError as e:
+        _log(f"cannot choose another boot entry: {e}", _ERROR)
+        return
+    if taken:
+        _log(f"version {taken} is given up: {why}; another one is started", _ERROR)
+        os.sync()
+        power.reboot(power.Action.RESTART)
 
 
 def mount_file(path: str) -> None:
@@ -108,10 +172,13 @@ def move(source: str, target: str, chunk: int = 1 << 22) -> None:
 
 def root_of(cmdline: str, *, in_memory: bool) -> str:
     """What the kernel command line wants as root; the last `root=` counts."""
-    given = [word[5:] for word in cmdline.split() if word.startswith("root=")]
-    if given:
-        return given[-1]
-    return _ROOT_FILE if in_memory else _DEFAULT_ROOT
+    return last(cmdline, "root=") or (_ROOT_FILE if in_memory else _DEFAULT_ROOT)
+
+
+def last(cmdline: str, key: str) -> str:
+    """The value of a parameter such as `root=`; the last one counts. Empty: there is none."""
+    given = [word.removeprefix(key) for word in cmdline.split() if word.startswith(key)]
+    return given[-1] if given else ""
 
 
 def keep_credentials(source: str, target: str, suffix: str = "") -> None:
@@ -161,22 +228,46 @@ def wait_for(wanted: str, patience: float) -> str:
         load_modules("pmem")
         if os.path.exists(wanted):
             return wanted
+    devices: list[dict[str, str]] = []
+    for devices in looks(patience):
+        for device in devices:
+            if match(device):
+                return f"/dev/{device['DEVNAME']}"
+    names = ", ".join(_describe(device) for device in devices) or "no disk at all"
+    raise RootError(f"{wanted}: not found in {patience:.0f} s; there is {names}; set root=")
+
+
+def looks(patience: float) -> Iterator[list[dict[str, str]]]:
+    """What block devices there are, again and again for so many seconds, loading drivers as
+    hardware appears."""
     # Only here: a root in memory does without looking at the hardware, and boots faster for it.
     from initd.boot.modules import Modules, find_modaliases
 
     modules = Modules()
-    deadline = time.monotonic() + patience
-    while True:
-        for problem in modules.for_aliases(find_modaliases())[1]:
+
+    def load(*, quick: bool) -> bool:
+        aliases = [alias for alias in find_modaliases() if _is_quick(alias) or not quick]
+        loaded, problems = modules.for_aliases(aliases)
+        for problem in problems:
             _log(f"module {problem}")
-        devices = block_devices("/sys/class/block")
-        for device in devices:
-            if match(device):
-                return f"/dev/{device['DEVNAME']}"
+        return bool(loaded)
+
+    deadline = time.monotonic() + patience
+    # One brings forth the bus, the next what is on it.
+    while load(quick=True):
+        yield block_devices("/sys/class/block")
+    while True:
+        load(quick=False)
+        yield block_devices("/sys/class/block")
         if time.monotonic() > deadline:
-            names = ", ".join(_describe(device) for device in devices) or "no disk at all"
-            raise RootError(f"{wanted}: not found in {patience:.0f} s; there is {names}; set root=")
+            return
         time.sleep(_POLL)
+
+
+def _is_quick(modalias: str) -> bool:
+    """Whether the device has what it has as soon as its driver is there: virtio and NVMe. Others
+    look for disks on their links, for up to seconds."""
+    return modalias.startswith(("virtio:", "pci:v00001AF4")) or "bc01sc08" in modalias
 
 
 class matcher:  # noqa: N801 (a function with state)
@@ -329,6 +420,6 @@ def _describe(device: Mapping[str, str]) -> str:
     return f"{device['DEVNAME']} ({label})" if label else device["DEVNAME"]
 
 
-def _log(message: str) -> None:
+def _log(message: str, level: int = _INFO) -> None:
     with open("/dev/kmsg", "w", encoding="utf-8") as log:
-        log.write(f"<6>initramfs: {message}\n")
+        log.write(f"<{level}>initramfs: {message}\n")

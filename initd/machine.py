@@ -27,7 +27,7 @@ from initd.loop import Loop
 from initd.power import PowerButtons
 from initd.processes import notify, wire
 from initd.processes.cgroups import Cgroups
-from initd.processes.children import Children
+from initd.processes.children import Children, Ending
 from initd.processes.model import How, Process, Status, StepReport
 from initd.processes.notify import Notify
 from initd.processes.operations import ProcessOperations
@@ -79,6 +79,7 @@ class Machine:
         self._buttons = PowerButtons(self._loop, self._button_pressed)
         # Built with the services.
         self._vigil: Vigil | None = None
+        self._confirmed = False
         self._watchdog = Watchdog(self._loop, self._log, self._command_line.watchdog, self._is_well)
         self._hardware = Hardware(
             self._loop,
@@ -333,9 +334,35 @@ class Machine:
                 if self._vigil is not None:
                     self._vigil.hear()
                 self._hardware.complete()
+                self._confirm()
                 _prepare()
                 return {}
         raise NotFound(f"pid {pid}: no service of auraed")
+
+    def _confirm(self) -> None:
+        """The API answers: so this boot is a good one, if its boot image is whole."""
+        from initd.boot import booted
+
+        told = booted.read()
+        if self._confirmed or not told.slot:
+            return
+        self._confirmed = True
+        from initd.boot import confirm
+
+        try:
+            looking = confirm.start(told)
+        except OSError as error:
+            self._log.warning(f"boot: {error}")
+            return
+
+        def ended(_ending: Ending) -> None:
+            said = confirm.report(looking)
+            if said.problem:
+                self._log.error(said.problem)
+            if said.reboot:
+                self._go_down(How.REBOOT, "damaged boot image")
+
+        self._children.add(looking.pid, ended)
 
     def _alive(self, _request: Object, _fds: list[int], _pid: int) -> Object:
         assert self._vigil is not None

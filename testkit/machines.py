@@ -157,7 +157,7 @@ class Machines:
     def start(
         self,
         *,
-        disk: bool = False,
+        disk: bool | Drive = False,
         netboot: bool = False,
         memory: int | None = None,
         cpus: int | None = None,
@@ -175,14 +175,14 @@ class Machines:
     ) -> Machine:
         """Boot a machine; by default wait until its API answers.
 
-        `disk` boots the image's disk by OVMF instead of the kernel directly, `netboot` the
-        initramfs that has the root inside. `credentials` are those of the trust domain unless
-        given.
+        `disk` boots the image's disk (or that one) by OVMF instead of the kernel directly,
+        `netboot` the initramfs that has the root inside. `credentials` are those of the trust
+        domain unless given.
 
         Raises `LostError`, `NotServingError` or `StartError`.
         """
         description = Description(
-            boot=self._disk_boot() if disk else self._kernel_boot(netboot=netboot),
+            boot=self._disk_boot(disk) if disk else self._kernel_boot(netboot=netboot),
             memory=memory or self.memory,
             cpus=cpus or self.cpus,
             cmdline=tuple(cmdline),
@@ -226,8 +226,9 @@ class Machines:
             root=None if netboot else self.artifacts / "root.erofs",
         )
 
-    def _disk_boot(self) -> FirmwareBoot:
-        return FirmwareBoot(disk=Drive(file=self.artifacts / "aurae.img"))
+    def _disk_boot(self, disk: bool | Drive) -> FirmwareBoot:
+        ours = Drive(file=self.artifacts / "aurae.img")
+        return FirmwareBoot(disk=disk if isinstance(disk, Drive) else ours)
 
 
 # What a test may leave nothing of: cells' cgroups, processes in them, zombies, mounts, namespaces.

@@ -10,7 +10,7 @@ from typing import Final
 
 from initd.boot import programs
 from initd.boot.disks import NotThere
-from initd.linux import block
+from initd.linux import filesystem
 from initd.values import NamedTuple
 
 MAKING: Final = "aurae-making"
@@ -51,7 +51,7 @@ KINDS: Final[Mapping[str, Kind]] = {
         ("mkfs.btrfs", "-q", "-f", "-K", "-L"),
         114 << 20,
         "",
-        lambda _, folder: block.fill_with_btrfs(folder),
+        lambda _, folder: filesystem.fill_with_btrfs(folder),
     ),
 }
 

@@ -10,7 +10,7 @@ from typing import Final
 
 from initd.boot import programs
 from initd.boot.disks import SECTOR, NotThere, lines, number
-from initd.linux import block
+from initd.linux import partition
 from initd.values import NamedTuple
 
 LEAST: Final = 64 << 20
@@ -84,7 +84,7 @@ def create(disk: str, label: str, sys: str = "/sys") -> str:
         raise NotThere(f"/dev/{disk}: read-only, so no data partition is made on it")
     line = f'{_bounds(disk, extent, sys)}, type={_TYPE}, name="{label}"'
     programs.run("sfdisk", "--append", *_CAREFUL, f"/dev/{disk}", text=line + "\n")
-    block.add_partition(f"/dev/{disk}", extent.number, extent.start, extent.length)
+    partition.add(f"/dev/{disk}", extent.number, extent.start, extent.length)
     return name_of(disk, extent.number)
 
 
@@ -93,7 +93,7 @@ def grow(disk: str, extent: Extent, sys: str = "/sys") -> None:
     which = f"--partno={extent.number}"
     line = _bounds(disk, extent, sys)
     programs.run("sfdisk", which, *_CAREFUL, f"/dev/{disk}", text=line + "\n")
-    block.resize_partition(f"/dev/{disk}", extent.number, extent.start, extent.length)
+    partition.resize(f"/dev/{disk}", extent.number, extent.start, extent.length)
 
 
 def name_of(disk: str, which: int) -> str:

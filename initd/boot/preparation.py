@@ -20,7 +20,7 @@ from initd.boot.data import (
 from initd.boot.disks import Content, NotThere, block_devices, content, disk_under
 from initd.boot.modules import Modules
 from initd.boot.options import DataOptions
-from initd.linux import block
+from initd.linux import filesystem
 from initd.linux.mount import MountFlag, mount
 
 RECOVERY: Final = f"{STATE}/data.recovery-key"
@@ -152,7 +152,7 @@ class Preparation:
         if recovery:
             self._keep(recovery)
         os.sync()
-        block.set_label(ASIDE, NAME)
+        filesystem.set_label(ASIDE, NAME)
         os.sync()
         if encrypted:
             encryption.finish(path, NAME)
@@ -195,7 +195,7 @@ class Preparation:
         try:
             filesystems.KINDS[found.kind].grow(source, ASIDE)
             # Until then its superblock has the old size, which the next boot would read.
-            block.settle(ASIDE)
+            filesystem.settle(ASIDE)
         except (NotThere, OSError) as e:
             self._teller.warn(f"{source}: cannot grow: {_describe(e)}")
 
