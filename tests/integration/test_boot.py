@@ -76,9 +76,10 @@ def test_without_any_network_card_the_api_is_on_its_socket(boot: Boot) -> None:
     machine.poweroff()
 
 
-@pytest.mark.parametrize("netboot", [False, True])
-def test_256_mib_are_enough(boot: Boot, netboot: bool) -> None:
-    machine = boot(memory=256, netboot=netboot)
+# From the network the root is in memory, too, and for a moment twice: as it came, and unpacked.
+@pytest.mark.parametrize(("memory", "netboot"), [(256, False), (320, True)])
+def test_little_memory_is_enough(boot: Boot, memory: int, netboot: bool) -> None:
+    machine = boot(memory=memory, netboot=netboot)
     with machine.cell("small", memory=pb.MemoryController(max=32 << 20)) as cell:
         assert cell.read("echo fine") == "fine\n"
         available = machine.system.read("grep MemAvailable /proc/meminfo").split()[1]
