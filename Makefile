@@ -9,7 +9,7 @@ BUILD := build
 VENV := $(BUILD)/venv
 PYTHON := $(VENV)/bin/python
 # What the host must have beside make and git. mkosi and its tools come with the build.
-HOST_PACKAGES := python3 curl python3-venv qemu-system-x86 ovmf uidmap zstd debian-archive-keyring dnsmasq-base iproute2 fdisk swtpm \
+HOST_PACKAGES := python3 curl python3-venv qemu-system-x86 ovmf uidmap zstd debian-archive-keyring dnsmasq-base iproute2 fdisk swtpm dosfstools cryptsetup-bin e2fsprogs \
   $(shell . /etc/os-release 2>/dev/null; [ "$$ID" = debian ] || echo debootstrap)
 SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 PROTOS := $(shell find proto/aurae -name '*.proto' | sort)
@@ -81,9 +81,9 @@ reproduce: env ## Build twice from nothing and compare every artifact
 	@$(PYTHON) -m image.reproduce $(ARGS)
 
 .PHONY: pxe
-pxe: env ## Build what a network boots into build/pxe/ (aer netboot serve offers it)
+pxe: env ## Build what a network boots into build/pxe/ (PROFILE=cloud: smaller; aer netboot serve offers it)
 	@$(MAKE) image
-	@$(PYTHON) -m image.pxe
+	@$(PYTHON) -m image.pxe $(if $(PROFILE),--profile $(PROFILE))
 
 .PHONY: boot
 boot: env ## Boot with the working tree's Python (BACKGROUND=1: return when the API answers)
@@ -102,12 +102,13 @@ run: env ## Everything from a fresh clone to a first cell on a booted machine
 # The image of the working tree, so that what is tested is what a node would run.
 .PHONY: test-vm
 test-vm: env ## Tests against the booted image, by emulation if need be (ARGS= for pytest)
-	@$(MAKE) image
+	@$(MAKE) pxe
 	@echo "==> tests against the booted image" && $(PYTHON) -m pytest tests/integration $(ARGS)
 
 .PHONY: soak
 soak: env ## The same tests, with the large counts
 	@for profile in default cloud debug; do $(MAKE) image PROFILE=$$profile; done
+	@$(MAKE) pxe
 	@echo "==> malformed certificates, rotations" && AURAE_SOAK=1 $(PYTHON) -m pytest tests/unit/identity/test_malformed.py tests/unit/trust/test_rotation.py
 	@echo "==> the same with large counts" && AURAE_SOAK=1 $(PYTHON) -m pytest tests/integration $(ARGS)
 

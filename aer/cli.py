@@ -77,7 +77,7 @@ def build(nouns: Collection[str], *, everywhere: bool = False) -> argparse.Argum
 def _group(groups: dict[tuple[str, ...], Any], words: tuple[str, ...], text: str) -> None:
     parser = groups[words[:-1]].add_parser(words[-1], help=text, description=_sentence(text))
     groups[words] = parser.add_subparsers(
-        metavar="COMMAND", title="commands", parser_class=Parser, required=True, dest=words[-1]
+        metavar="COMMAND", title="commands", parser_class=Parser, required=True
     )
 
 

@@ -12,6 +12,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from queue import SimpleQueue
 from typing import Final, TypeAlias
 
 from aer import dnsmasq, interface, output, payload
@@ -41,6 +42,7 @@ class Serving:
     mode: str
 
 
+Stop: TypeAlias = "SimpleQueue[None]"
 Event: TypeAlias = Serving | Fetched | Sent | Told
 
 
@@ -83,7 +85,7 @@ def serve(call: Call) -> int:
             )
             watched = opened.enter_context(_dnsmasq(offer, made, say, stop))
         say(Serving(interface=card, url=base, append=append, mode=_mode(call)))
-        stop.wait()
+        stop.get()
         if watched is not None and watched.poll() is not None:
             raise AerError(f"dnsmasq: ended by itself, exit {watched.returncode}; see above")
     return 0
@@ -148,9 +150,9 @@ def _bios_program(made: Path) -> str:
 
 @contextmanager
 def _dnsmasq(
-    offer: Offer, folder: Path, say: "_Teller", stop: threading.Event
+    offer: Offer, folder: Path, say: "_Teller", stop: Stop
 ) -> Iterator["subprocess.Popen[str]"]:
-    """Runs until the block ends. Sets `stop` if it ends by itself. Raises AerError where it cannot
+    """Runs until the block ends. Fills `stop` if it ends by itself. Raises AerError where it cannot
     begin."""
     command = dnsmasq.command(dnsmasq.find(), offer, folder)
     process = subprocess.Popen(
@@ -192,7 +194,7 @@ def _follow(
     process: "subprocess.Popen[str]",
     say: "_Teller",
     begun: threading.Event,
-    stop: threading.Event,
+    stop: Stop,
     last: list[str],
 ) -> None:
     """Its log, a line at a time, until it ends."""
@@ -206,15 +208,17 @@ def _follow(
             if event := dnsmasq.read(line):
                 say(event)
     begun.set()
-    stop.set()
+    stop.put(None)
 
 
 @contextmanager
-def _stopped_by(numbers: tuple[signal.Signals, ...]) -> Iterator[threading.Event]:
-    """An event that these signals set while the block lasts; those that are ignored stay so."""
-    stop = threading.Event()
+def _stopped_by(numbers: tuple[signal.Signals, ...]) -> Iterator[Stop]:
+    """What these signals put something into while the block lasts; those that are ignored stay so.
+
+    A signal's handler may set no event: the thread that it interrupts may hold the event's lock."""
+    stop: Stop = SimpleQueue()
     heard = [number for number in numbers if signal.getsignal(number) is not signal.SIG_IGN]
-    before = {number: signal.signal(number, lambda *_: stop.set()) for number in heard}
+    before = {number: signal.signal(number, lambda *_: stop.put(None)) for number in heard}
     try:
         yield stop
     finally:

@@ -63,6 +63,8 @@ class Nic:
     address: str = ""
     mac: str = ""
     model: str = "virtio-net-pci"
+    tap: int | None = None
+    """Descriptor of an open tap device, whose network it is on instead."""
     hub: int | None = None
 
 
@@ -108,10 +110,19 @@ class FirmwareBoot:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class NetworkBoot:
+    """The first network card boots: by the iPXE in its ROM, or with `uefi` by OVMF's HTTP boot.
+
+    OVMF is slow at that where QEMU emulates more than one processor: 0.1 MB/s instead of 10."""
+
+    uefi: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Machine:
     """A machine that is not yet running."""
 
-    boot: KernelBoot | FirmwareBoot
+    boot: KernelBoot | FirmwareBoot | NetworkBoot
     cmdline: tuple[str, ...] = ()
     memory: int = 1024
     """MiB"""
@@ -182,7 +193,7 @@ class Files:
 def smbios_strings(machine: Machine) -> tuple[bytes, ...]:
     """All type 11 strings of the machine, in their order."""
     strings = [text.encode() for text in machine.smbios]
-    if isinstance(machine.boot, FirmwareBoot) and machine.cmdline:
+    if has_firmware(machine) and machine.cmdline:
         # systemd-stub adds this to the command line of the unified kernel image.
         extra = " ".join(("panic=-1", *machine.cmdline))
         strings.append(f"io.systemd.stub.kernel-cmdline-extra={extra}".encode())
@@ -210,7 +221,10 @@ def command(
         *("-serial", "chardev:console"),
         *("-device", "virtio-rng-pci"),
         *_boot(machine, files),
-        *_joined(_network(number, nic) for number, nic in enumerate(machine.nics)),
+        *_joined(
+            _network(number, nic, order=_order(machine) if number == 0 else "")
+            for number, nic in enumerate(machine.nics)
+        ),
         *_joined(_drive(number, drive) for number, drive in enumerate(machine.drives, 1)),
         *_joined(
             ["-smbios", f"type=11,path={_escaped(files.smbios(number))}"]
@@ -263,12 +277,36 @@ def _fw_cfg(name: str, files: Files) -> str:
     return f"name=opt/io.systemd.credentials/{name},file={_escaped(files.fw_cfg(name))}"
 
 
+def has_firmware(machine: Machine) -> bool:
+    """Whether OVMF is at work."""
+    match machine.boot:
+        case FirmwareBoot():
+            return True
+        case NetworkBoot(uefi=uefi):
+            return uefi
+        case KernelBoot():
+            return False
+
+
+# Else OVMF's PXE, by TFTP, goes before its HTTP boot.
+_NO_PXE: Final = tuple(
+    argument
+    for version in (4, 6)
+    for argument in ("-fw_cfg", f"name=opt/org.tianocore/IPv{version}PXESupport,string=n")
+)
+
+
 def _boot(machine: Machine, files: Files) -> list[str]:
-    if isinstance(machine.boot, FirmwareBoot):
+    if has_firmware(machine):
         code, _ = find_firmware()
         firmware = f"if=pflash,format=raw,readonly=on,file={_escaped(code)}"
         variables = f"if=pflash,format=raw,file={_escaped(files.variables)}"
-        return ["-drive", firmware, "-drive", variables, *_drive(0, machine.boot.disk)]
+        pflash = ["-drive", firmware, "-drive", variables]
+        if isinstance(machine.boot, FirmwareBoot):
+            return [*pflash, *_drive(0, machine.boot.disk)]
+        return [*pflash, *_NO_PXE]
+    if not isinstance(machine.boot, KernelBoot):
+        return []
     initrd = ["-initrd", str(files.initrd)] if _has_initrd(machine) else []
     return ["-kernel", str(machine.boot.kernel), *initrd, "-append", machine.kernel_cmdline()]
 
@@ -278,15 +316,25 @@ def _has_initrd(machine: Machine) -> bool:
     return isinstance(machine.boot, KernelBoot) and (bool(machine.boot.initrds) or by_file)
 
 
-def _network(number: int, nic: Nic) -> list[str]:
+def _order(machine: Machine) -> str:
+    """Of the card that boots. OVMF would leave that to an iPXE in its ROM."""
+    if not isinstance(machine.boot, NetworkBoot):
+        return ""
+    return ",bootindex=0,romfile=" if machine.boot.uefi else ",bootindex=0"
+
+
+def _network(number: int, nic: Nic, *, order: str) -> list[str]:
+    mac = f",mac={nic.mac}" if nic.mac else ""
+    device = f"{nic.model},netdev=nic{number}{mac}{order}"
+    if nic.tap is not None:
+        return ["-netdev", f"tap,id=nic{number},fd={nic.tap}", "-device", device]
     netdev = f"user,id=nic{number}"
     if nic.hub is not None:
         netdev = f"hubport,id=nic{number},hubid={nic.hub}"
     if nic.forwarded is not None:
         # Port 0: the kernel chooses a free one, and the monitor tells which.
         netdev += f",hostfwd=tcp:127.0.0.1:0-{nic.address}:{nic.forwarded}"
-    mac = f",mac={nic.mac}" if nic.mac else ""
-    return ["-netdev", netdev, "-device", f"{nic.model},netdev=nic{number}{mac}"]
+    return ["-netdev", netdev, "-device", device]
 
 
 def _drive(number: int, drive: Drive) -> list[str]:

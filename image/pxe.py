@@ -9,6 +9,7 @@
 `aer netboot serve` offers them.
 """
 
+import argparse
 import fcntl
 import os
 import shutil
@@ -16,9 +17,10 @@ import sys
 from pathlib import Path
 from typing import Final
 
-from image import kernel, mkosi, overlay, stages
+from image import kernel, mkosi, overlay, secure_boot, stages
 from image.build import Places, cache_folder
-from image.mkosi import BuildError, Workshop
+from image.mkosi import BuildError
+from image.profile import DEFAULT, PROFILES
 from image.stages import Stage
 
 SCRIPT: Final = "aurae.ipxe"
@@ -36,7 +38,14 @@ ROOM: Final = 1024
 
 
 def main() -> None:
-    at = Places(overlay.PROJECT, cache_folder())
+    parser = argparse.ArgumentParser(prog="python -m image.pxe", description="For the network.")
+    parser.add_argument("--profile", choices=tuple(PROFILES), default=DEFAULT.name)
+    profile = PROFILES[parser.parse_args().profile]
+    try:
+        keys = secure_boot.find(os.environ)
+    except BuildError as e:
+        sys.exit(f"make pxe: {e}")
+    at = Places(overlay.PROJECT, cache_folder(), profile, keys)
     os.umask(0o022)
     at.work.mkdir(parents=True, exist_ok=True)
     with (at.work / ".lock").open("w") as lock:
@@ -49,7 +58,7 @@ def main() -> None:
         print("make pxe: nothing has changed since the last build")
         return
     for path in sorted(folder(at).iterdir()):
-        print(f"    build/pxe/{path.name:30} {path.stat().st_size / 1e6:8.1f} MB")
+        print(f"    {path.relative_to(at.project)!s:50} {path.stat().st_size / 1e6:8.1f} MB")
 
 
 def folder(at: Places) -> Path:
@@ -63,6 +72,7 @@ def stage(at: Places) -> Stage:
         (
             *(at.build / "vmlinuz", at.build / "initramfs", at.root / "usr/lib/os-release"),
             *at.code("pxe.py"),
+            *(at.keys.files if at.keys else ()),
         ),
         (folder(at),),
         lambda _: make(at),
@@ -79,7 +89,7 @@ def make(at: Places) -> None:
             shutil.copyfile(at.build / part, new / names[part])
         (new / SCRIPT).write_text(script(version, names["vmlinuz"], names["initramfs"]))
         release = kernel.version(at.tree("base"))
-        make_uki(at.workshop(), at.build, at.root, release, new / names["efi"])
+        make_uki(at, release, new / names["efi"])
 
 
 def script(version: str, kernel: str, initramfs: str) -> str:
@@ -97,18 +107,22 @@ boot
 """
 
 
-def make_uki(build: Workshop, products: Path, root: Path, release: str, output: Path) -> None:
-    """Join kernel, initramfs with the root, and command line to one EFI program."""
-    # Blanks at the end would be cut off.
+def make_uki(at: Places, release: str, output: Path) -> None:
+    """Join kernel, initramfs with the root, and command line to one EFI program, signed where the
+    image is."""
+    build, keys = at.workshop(), at.keys
+    # A file, as blanks at the end of an argument would be cut off.
     command_line = build.folder / "pxe.cmdline"
     command_line.write_text(CMDLINE.ljust(ROOM))
     build.tool(
         [
             *("ukify", "build", "--efi-arch=x64", f"--stub={STUB}", f"--uname={release}"),
-            *(f"--linux={products / 'vmlinuz'}", f"--initrd={products / 'initramfs'}"),
-            *(f"--cmdline=@{command_line}", f"--os-release=@{root / 'usr/lib/os-release'}"),
+            *(f"--linux={at.build / 'vmlinuz'}", f"--initrd={at.build / 'initramfs'}"),
+            *(f"--cmdline=@{command_line}", f"--os-release=@{at.root / 'usr/lib/os-release'}"),
             f"--output={output}",
-        ]
+            *(keys.for_ukify() if keys else ()),
+        ],
+        readable=keys.readable if keys else (),
     )
     command_line.unlink()
 

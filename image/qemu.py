@@ -18,11 +18,11 @@ from image.cpio import Archive
 from image.machine import (
     Channel,
     Files,
-    FirmwareBoot,
     KernelBoot,
     Machine,
     command,
     find_firmware,
+    has_firmware,
     smbios_strings,
 )
 from image.monitor import Monitor, MonitorError
@@ -162,7 +162,10 @@ def start(machine: Machine, folder: Path, acceleration: Acceleration) -> Qemu:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
-                pass_fds=(monitor.fileno(), console.fileno()),
+                pass_fds=(
+                    *(monitor.fileno(), console.fileno()),
+                    *(nic.tap for nic in machine.nics if nic.tap is not None),
+                ),
                 # ctrl-c on our terminal is for us.
                 start_new_session=True,
             )
@@ -190,10 +193,10 @@ def prepare(machine: Machine, files: Files) -> None:
     for credential in machine.credentials:
         if credential.channel is Channel.FW_CFG:
             _write_secret(files.fw_cfg(credential.name), credential.content)
-    if isinstance(machine.boot, FirmwareBoot):
+    if has_firmware(machine):
         _, template = find_firmware()
         shutil.copyfile(template, files.variables)
-    else:
+    elif isinstance(machine.boot, KernelBoot):
         _write_initrd(machine, machine.boot, files.initrd)
 
 

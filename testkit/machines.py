@@ -23,6 +23,7 @@ from image.machine import (
     Drive,
     FirmwareBoot,
     KernelBoot,
+    NetworkBoot,
     Nic,
 )
 from image.machine import Machine as Description
@@ -164,6 +165,7 @@ class Machines:
         *,
         disk: bool | Drive = False,
         netboot: bool = False,
+        network: NetworkBoot | None = None,
         memory: int | None = None,
         cpus: int | None = None,
         cmdline: Sequence[str] = (),
@@ -181,13 +183,13 @@ class Machines:
         """Boot a machine; by default wait until its API answers.
 
         `disk` boots the image's disk (or that one) by OVMF instead of the kernel directly,
-        `netboot` the initramfs that has the root inside. `credentials` are those of the trust
-        domain unless given.
+        `netboot` the initramfs that has the root inside, `network` what its first card finds.
+        `credentials` are those of the trust domain unless given.
 
         Raises `LostError`, `NotServingError` or `StartError`.
         """
         description = Description(
-            boot=self._disk_boot(disk) if disk else self._kernel_boot(netboot=netboot),
+            boot=network or (self._disk_boot(disk) if disk else self._kernel_boot(netboot=netboot)),
             memory=memory or self.memory,
             cpus=cpus or self.cpus,
             cmdline=tuple(cmdline),

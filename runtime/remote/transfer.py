@@ -85,12 +85,12 @@ class Transfer:
             headers = {"Accept-Encoding": "identity", "Connection": "close"}
             query = f"?{parts.query}" if parts.query else ""
             connection.request("GET", f"{target}{query}", headers=headers)
-            answer = connection.getresponse()
-            if answer.status in _REDIRECTS:
-                return answer.getheader("Location") or ""
-            if answer.status != HTTPStatus.OK:
-                raise ValueError(f"HTTP status {answer.status}")
-            return self._read(answer)
+            with connection.getresponse() as answer:
+                if answer.status in _REDIRECTS:
+                    return answer.getheader("Location") or ""
+                if answer.status != HTTPStatus.OK:
+                    raise ValueError(f"HTTP status {answer.status}")
+                return self._read(answer)
         finally:
             connection.close()
 

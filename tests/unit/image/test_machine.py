@@ -15,6 +15,7 @@ from image.machine import (
     FirmwareBoot,
     KernelBoot,
     Machine,
+    NetworkBoot,
     Nic,
     command,
     smbios_strings,
@@ -149,3 +150,21 @@ def test_a_host_without_qemu_is_told_what_to_install(
 
 def test_nothing_runs_in_an_empty_folder(tmp_path: Path) -> None:
     assert qemu.Qemu.find(Files(folder=tmp_path)) is None
+
+
+def test_the_first_card_boots_and_a_tap_is_a_descriptor() -> None:
+    nics = (Nic(tap=9, mac="52:54:00:00:00:01"), Nic(forwarded=8080))
+    words = line(Machine(boot=NetworkBoot(), nics=nics, cmdline=("never",)))
+    assert options(words, "-netdev")[0] == "tap,id=nic0,fd=9"
+    cards = [device for device in options(words, "-device") if "netdev=" in device]
+    assert [card.endswith(",bootindex=0") for card in cards] == [True, False]
+    assert "-kernel" not in words
+    assert "-drive" not in words
+    assert "never" not in words
+
+
+def test_http_boot_is_not_preceded_by_tftp(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("image.machine.find_firmware", lambda: (Path("/code"), Path("/vars")))
+    words = line(Machine(boot=NetworkBoot(uefi=True), nics=(Nic(tap=9),)))
+    assert "name=opt/org.tianocore/IPv4PXESupport,string=n" in options(words, "-fw_cfg")
+    assert len(options(words, "-drive")) == 2
