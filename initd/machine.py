@@ -224,11 +224,11 @@ class Machine:
     def _turn(self) -> None:
         if self._reload.due:
             self._replace()
-        display = None if self._screen is None else self._screen.display
-        waiting = [one for one in (self._log.console, display) if one is not None and one.pending]
+        console = self._log.console
+        waiting = console is not None and console.pending
         self._loop.turn(_CONSOLE_TURN if waiting else None)
-        for one in waiting:
-            one.flush()
+        if console is not None and waiting:
+            console.flush()
 
     def _stop(self) -> None:
         services = tuple(self._services.values())

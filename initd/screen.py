@@ -30,6 +30,7 @@ LATEST: Final = 30.0
 SCREEN: Final = "/dev/tty1"
 LOG: Final = "/dev/tty2"
 _LOG_NUMBER: Final = 2
+_FLAGS: Final = os.O_WRONLY | os.O_NOCTTY | os.O_NONBLOCK | os.O_CLOEXEC
 _CONSOLES: Final = "/sys/class/tty/console/active"
 _DISPLAYS: Final = "/sys/class/vtconsole"
 _OS_RELEASE: Final = "/usr/lib/os-release"
@@ -240,8 +241,7 @@ class Screen:
         self._listener = None if listener is None else socket.socket(fileno=listener)
         self._drawn: State | None = None
         self._written: State | None = None
-        self.display: Console | None = None
-        self._display_fd = -1
+        self._prepared = False
         self._draw_timer: Timer | None = None
         self._block_timer: Timer | None = None
         self._waits_since = 0.0
@@ -293,12 +293,19 @@ class Screen:
 
     def _draw(self) -> None:
         self._draw_timer = None
-        if not self._open_display() or (state := self._look()) == self._drawn:
+        if not has_display() or (state := self._look()) == self._drawn:
             return
-        self._drawn = state
-        rows, columns = terminal.size(self._display_fd)
-        assert self.display is not None
-        self.display.draw(frame(state, rows or _SIZE[0], columns or _SIZE[1]))
+        with suppress(OSError):
+            # A virtual terminal takes all at once: it is kept open for nobody.
+            display = os.open(SCREEN, _FLAGS)
+            try:
+                self._prepare(display)
+                rows, columns = terminal.size(display)
+                text = frame(state, rows or _SIZE[0], columns or _SIZE[1])
+                os.write(display, text.encode(errors="replace"))
+            finally:
+                os.close(display)
+            self._drawn = state
 
     def _write(self) -> None:
         self._block_timer = None
@@ -317,25 +324,18 @@ class Screen:
                 with suppress(OSError):
                     _write_to(f"/dev/{name}", [f"status: {line}" for line in lines])
 
-    def _open_display(self) -> bool:
-        """Whether there is one."""
-        if self.display is not None:
-            return True
-        if not has_display():
-            return False
+    def _prepare(self, display: int) -> None:
+        """Have nobody else write on the screen."""
+        if self._prepared:
+            return
+        self._prepared = True
+        # The terminal for the log is there once it was opened.
+        os.close(os.open(LOG, _FLAGS))
         with suppress(OSError):
-            # It is there once it was opened.
-            os.close(os.open(LOG, os.O_WRONLY | os.O_NOCTTY | os.O_NONBLOCK | os.O_CLOEXEC))
-            flags = os.O_WRONLY | os.O_NOCTTY | os.O_NONBLOCK | os.O_CLOEXEC
-            self._display_fd = os.open(SCREEN, flags)
-            self.display = Console(self._display_fd)
-            with suppress(OSError):
-                terminal.send_kernel_messages(self._display_fd, _LOG_NUMBER)
-            names = consoles()
-            if names and is_display(names[-1]):
-                # What we log would be written over the screen.
-                self._log.console = open_console(LOG)
-        return self.display is not None
+            terminal.send_kernel_messages(display, _LOG_NUMBER)
+        names = consoles()
+        if names and is_display(names[-1]):
+            self._log.console = open_console(LOG)
 
 
 def consoles(path: str = _CONSOLES) -> list[str]:
@@ -360,7 +360,7 @@ def has_display(folder: str = _DISPLAYS) -> bool:
 
 def _write_to(path: str, lines: Sequence[str]) -> None:
     """To a line which is not the console: what it cannot take at once is not shown."""
-    fd = os.open(path, os.O_WRONLY | os.O_NOCTTY | os.O_NONBLOCK | os.O_CLOEXEC)
+    fd = os.open(path, _FLAGS)
     try:
         console = Console(fd)
         for line in lines:
