@@ -317,7 +317,7 @@ def _has_initrd(machine: Machine) -> bool:
 
 
 def _boot_options(machine: Machine, number: int) -> str:
-    """Of a card where the network boots. OVMF would leave that to an iPXE in the ROM of any card."""
+    """Of a card where the network boots. OVMF would leave that to an iPXE in any card's ROM."""
     if not isinstance(machine.boot, NetworkBoot):
         return ""
     order = ",bootindex=0" if number == 0 else ""
