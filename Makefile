@@ -9,7 +9,7 @@ BUILD := build
 VENV := $(BUILD)/venv
 PYTHON := $(VENV)/bin/python
 # What the host must have beside make and git. mkosi and its tools come with the build.
-HOST_PACKAGES := python3 curl python3-venv qemu-system-x86 ovmf uidmap zstd debian-archive-keyring dnsmasq-base iproute2 fdisk swtpm \
+HOST_PACKAGES := python3 curl python3-venv qemu-system-x86 ovmf uidmap zstd debian-archive-keyring dnsmasq-base iproute2 fdisk swtpm dosfstools cryptsetup-bin e2fsprogs \
   $(shell . /etc/os-release 2>/dev/null; [ "$$ID" = debian ] || echo debootstrap)
 SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 PROTOS := $(shell find proto/aurae -name '*.proto' | sort)

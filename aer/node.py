@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Final
 
-from aer import configuration, identity, install, output, parse, pki
+from aer import configuration, identity, install, output, parse, pki, upgrade
 from aer.command import Argument, Call, Command
 from aer.errors import AerError, UsageError
 
@@ -290,4 +290,5 @@ COMMANDS: Final = (
     *configuration.COMMANDS,
     *install.COMMANDS,
     *identity.COMMANDS,
+    *upgrade.COMMANDS,
 )

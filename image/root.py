@@ -185,11 +185,24 @@ def applets(listed: Iterable[str]) -> list[str]:
     return sorted(set(listed) - UNWANTED_APPLETS)
 
 
-def write_os_release(root: Path, version: str) -> None:
-    (root / "usr/lib/os-release").write_text(
+def write_os_release(root: Path, version: str, image: str = "aurae") -> None:
+    """The boot loader shows entries by the name of their image first, the last versions of it then.
+    That of the emergency entry comes after all others."""
+    file = root / "usr/lib/os-release"
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(
         f'NAME="Aurae"\nID=aurae\nVERSION_ID="{version}"\nVERSION="{version}"\n'
-        f'PRETTY_NAME="Aurae {version}"\nIMAGE_ID=aurae\nIMAGE_VERSION="{version}"\n'
+        f'PRETTY_NAME="Aurae {version}"\nIMAGE_ID={image}\nIMAGE_VERSION="{version}"\n'
     )
+
+
+def write_upgrade_keys(root: Path, keys: Iterable[Path]) -> None:
+    """Whose signatures of an upgrade the node believes."""
+    folder = root / "etc/aurae/upgrade-keys"
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir()
+    for key in keys:
+        shutil.copyfile(key, folder / key.name)
 
 
 def copy_modules(base: Path, root: Path, *, lean: bool) -> None:

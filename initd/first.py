@@ -102,6 +102,8 @@ class _Beginning:
         self.pipes: dict[str, Pipe] = {}
         self.pids: dict[str, int] = {}
         self.drivers: drivers.Loading | None = None
+        self._configuring: configuration.Configuring | None = None
+        self._data_disk = ""
         self._log = log
 
     def mount(self) -> Done:
@@ -116,21 +118,29 @@ class _Beginning:
         return Done(problems=(*problems, *self.command_line.problems))
 
     def configure(self) -> Done:
-        self.command_line, done = configuration.early(self.command_line)
-        self._log.level = self.command_line.level
+        self._configuring = configuration.Configuring(self.command_line)
+        done = self._configuring.begin()
+        self._take(self._configuring.command_line)
         return done
 
     def place_data_disk(self) -> Done:
-        return data.place(
+        done = data.place(
             self.command_line.data,
             say=lambda text: self._log.info(f"data disk: {text}"),
             unclaims=self.command_line.unclaim,
         )
+        self._data_disk = done.text
+        return done
 
     def configure_by_disk(self) -> Done:
-        self.command_line, done = configuration.complete(self.command_line)
-        self._log.level = self.command_line.level
+        assert self._configuring is not None
+        done = self._configuring.complete(self._data_disk)
+        self._take(self._configuring.command_line)
         return done
+
+    def _take(self, command_line: CommandLine) -> None:
+        self.command_line = command_line
+        self._log.level = command_line.level
 
     def start_services(self) -> Done:
         problems = []

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from initd import shutdown
+from initd.boot import booted, clock, configuration, identity, limits, sysctls
 from initd.boot import cgroups as tree
-from initd.boot import clock, configuration, identity, limits, sysctls
 from initd.boot.cmdline import WATCHDOG, parse
 from initd.boot.hardware import Hardware
 from initd.boot.plan import Done, Step, Taken, describe, run_plan
@@ -19,6 +19,8 @@ from initd.console import open_console
 from initd.control import Control
 from initd.errors import FailedPrecondition, InvalidArgument, NotFound, Unavailable
 from initd.first import Begun, Pipe, start_service
+from initd.health import Health, missing
+from initd.health import undecided as health_undecided
 from initd.linux import interface, power, prctl, spawn
 from initd.log import Log
 from initd.logs.budget import Budget
@@ -92,7 +94,7 @@ class Machine:
         self._buttons = PowerButtons(self._loop, self._button_pressed)
         # Built with the services.
         self._vigil: Vigil | None = None
-        self._confirmed = False
+        self._health: Health | None = None
         self._watchdog = Watchdog(self._loop, self._log, self._command_line.watchdog, self._is_well)
         self._hardware = Hardware(
             self._loop,
@@ -147,6 +149,7 @@ class Machine:
             Step("loopback", _loopback_up),
             Step("limits", _limit_workloads, optional=True),
             Step("clock", lambda: Done(clock.set_clock()), optional=True),
+            Step("health", self._watch_health, optional=True),
             Step("device events", self._hear_of_devices, optional=True),
             Step("sysctls", self._set_sysctls, optional=True),
             Step("machine id", lambda: Done(identity.set_machine_id()), optional=True),
@@ -168,6 +171,10 @@ class Machine:
             self._listen(state.control)
         if state.notify is not None:
             self._hear_of_readiness(state.notify)
+        if health_undecided():
+            self._watch_health()
+            if self._health is not None and self._services["runtime"].ready:
+                self._health.ready()
         self._identity = (state.screen.spiffe_id, state.screen.fingerprint)
         self._listener = state.screen.listener
         self._loop.later(0, self._show)
@@ -346,7 +353,8 @@ class Machine:
 
     def _show(self) -> None:
         """Begin to show how the node is, if that is wanted."""
-        if self._screen is None and self._command_line.screen:
+        # Where shells are on these terminals, they would be in each other's way.
+        if self._screen is None and self._command_line.screen and not _DEBUG.exists():
             from initd.screen import Screen
 
             self._screen = Screen(self._loop, self._log, self._look, self._listener)
@@ -399,24 +407,33 @@ class Machine:
                 if self._vigil is not None:
                     self._vigil.hear()
                 self._hardware.complete()
-                self._confirm()
+                if self._health is not None:
+                    self._health.ready()
                 _prepare()
                 self._loop.later(_SCREEN_AFTER, self._show)
                 return {}
         raise NotFound(f"pid {pid}: no service of auraed")
 
-    def _confirm(self) -> None:
-        """The API answers: so this boot is a good one, if its boot image is whole."""
-        from initd.boot import booted
-
+    def _watch_health(self) -> Done:
         told = booted.read()
-        if self._confirmed or not told.slot:
-            return
-        self._confirmed = True
+        self._health = Health(
+            self._loop,
+            self._children,
+            self._log,
+            told,
+            bound=self._command_line.health,
+            look=lambda expected: missing(expected, self._processes.list()),
+            confirm=functools.partial(self._confirm, told),
+            reboot=functools.partial(self._go_down, How.REBOOT),
+        )
+        return Done(self._health.start())
+
+    def _confirm(self, told: booted.Booted, new: bool) -> None:
+        """This boot is a good one, if its boot image is whole."""
         from initd.boot import confirm
 
         try:
-            looking = confirm.start(told)
+            looking = confirm.start(told, bless=new)
         except OSError as error:
             self._log.warning(f"boot: {error}")
             return

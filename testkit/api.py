@@ -11,6 +11,7 @@ from aurae.cells.v0.cells_pb2_grpc import CellServiceStub
 from aurae.discovery.v0.discovery_pb2_grpc import DiscoveryServiceStub
 from aurae.node.v0.config_pb2_grpc import ConfigServiceStub
 from aurae.node.v0.node_pb2_grpc import NodeServiceStub
+from aurae.node.v0.upgrade_pb2_grpc import UpgradeServiceStub
 from aurae.observe.v0.observe_pb2_grpc import ObserveServiceStub
 from grpc_health.v1.health_pb2_grpc import HealthStub
 from grpc_reflection.v1alpha.reflection_pb2_grpc import ServerReflectionStub
@@ -31,6 +32,7 @@ class Api:
     discovery: DiscoveryServiceStub
     node: NodeServiceStub
     observe: ObserveServiceStub
+    upgrade: UpgradeServiceStub
     health: HealthStub
     reflection: ServerReflectionStub
 
@@ -46,6 +48,7 @@ class Api:
             discovery=DiscoveryServiceStub(bounded),
             node=NodeServiceStub(bounded),
             observe=ObserveServiceStub(bounded),
+            upgrade=UpgradeServiceStub(bounded),
             health=HealthStub(bounded),
             reflection=ServerReflectionStub(bounded),
         )

@@ -12,6 +12,9 @@ from initd.values import NamedTuple
 # Seconds that PID 1 or the runtime may be silent.
 WATCHDOG: Final = 60
 _WATCHDOG_LIMITS: Final = (5, 3600)
+# Seconds in which a new version must be found healthy.
+HEALTH: Final = 120
+_HEALTH_LIMITS: Final = (10, 3600)
 _LEVELS: Final = {"debug": Level.DEBUG, "info": Level.INFO, "warning": Level.WARNING}
 
 
@@ -23,6 +26,8 @@ class CommandLine(NamedTuple):
     sysctls: Mapping[str, str] = MappingProxyType({})
     watchdog: int = WATCHDOG
     """Seconds; 0: no device is used."""
+    health: int = HEALTH
+    """Seconds that a new version has to be found healthy."""
     data: DataOptions = DataOptions()
     unclaim: bool = False
     """Whether what is stored of who the node is is moved away."""
@@ -78,6 +83,13 @@ def _watchdog(value: str) -> int:
     raise ValueError(f"must be off, or {low} to {high} seconds")
 
 
+def _health(value: str) -> int:
+    low, high = _HEALTH_LIMITS
+    if value.isascii() and value.isdigit() and low <= int(value) <= high:
+        return int(value)
+    raise ValueError(f"must be {low} to {high} seconds")
+
+
 def _of_data(name: str, value: str) -> dict[str, Any]:
     field, read = _OF_DATA[name]
     return {field: read(value)}
@@ -112,6 +124,7 @@ _READERS: Final[Mapping[str, tuple[str, Callable[[str], Any]]]] = {
     "aurae.hostname": ("hostname", _hostname),
     "aurae.log": ("level", _level),
     "aurae.watchdog": ("watchdog", _watchdog),
+    "aurae.health": ("health", _health),
     "aurae.screen": ("screen", _screen),
     "aurae.unclaim": ("unclaim", _unclaim),
     "aurae.config-disk": ("config_disk", _config_disk),

@@ -52,32 +52,32 @@ class Found(NamedTuple):
     fstype: str
 
 
-def look(*, drivers: bool, waits: bool, folder: str = _BLOCK) -> tuple[str, tuple[str, ...]]:
+def look(*, waits: bool, but: str = "", folder: str = _BLOCK) -> tuple[str, tuple[str, ...]]:
     """Put what a configuration disk has at DOCUMENT: returns (the disk or nothing, problems).
 
-    `drivers`: those of disks are loaded for it. `waits`: it may still have to appear. With neither,
-    where the disks are the node's own, it takes no more than a look at their names."""
-    if not drivers and not waits and not any(candidates(block_devices(folder))):
+    `waits`: it may still have to appear, and drivers are loaded for it. Else, where the disks are
+    the node's own, it takes no more than a look at their names; `but` is one that is known."""
+    if not waits and not any(candidates(block_devices(folder), but)):
         return "", ()
-    return _in_copy(lambda: _search(drivers=drivers or waits, waits=waits))
+    return _in_copy(lambda: _search(waits=waits, but=but))
 
 
-def candidates(devices: Iterable[Mapping[str, str]]) -> Iterator[Mapping[str, str]]:
+def candidates(devices: Iterable[Mapping[str, str]], but: str = "") -> Iterator[Mapping[str, str]]:
     """What may be such a disk: what has no partitions, or is a partition that is not ours."""
     devices = list(devices)
     divided = {device["DISK"] for device in devices if "DISK" in device}
     for device in devices:
         name = device["DEVNAME"].rpartition("/")[2]
-        if name.startswith(_NO_DISKS) or name in divided:
+        if name.startswith(_NO_DISKS) or name in divided or f"/dev/{name}" == but:
             continue
         if not device.get("PARTNAME", "").startswith(_OURS):
             yield device
 
 
-def find(devices: Iterable[Mapping[str, str]], folder: str = "/dev") -> Found | None:
+def find(devices: Iterable[Mapping[str, str]], folder: str = "/dev", but: str = "") -> Found | None:
     """The one that counts. May block."""
     found: dict[str, Found] = {}
-    for device in candidates(devices):
+    for device in candidates(devices, but):
         path = f"{folder}/{device['DEVNAME']}"
         fstype, label = file_system(path)
         if fstype:
@@ -95,9 +95,9 @@ def file_system(path: str) -> tuple[str, str]:
 
     ISO 9660 (ECMA-119, 8.4): the volume's name is in the descriptor at 32 KiB. FAT: in the boot
     sector, at 71 of FAT32 and at 43 of the others, unless it is NO NAME."""
-    found = content(path)
-    if found.kind == "ext4":
-        return "ext4", found.label
+    known = content(path)
+    if known.kind:
+        return (known.kind, known.label) if known.kind in _MODULES else ("", "")
     try:
         with open(path, "rb", buffering=0) as file:
             start = file.read(512)
@@ -122,9 +122,9 @@ def document(root: str, found: Found) -> tuple[bytes, str]:
     if found.name != "cidata":
         raise LookupError(f"{found.device}: has no aurae.toml; put the document there")
     with suppress(FileNotFoundError):
-        content = _read(f"{root}/user-data")
-        if content.startswith(FIRST_LINE):
-            return content, "user-data"
+        text = _read(f"{root}/user-data")
+        if text.startswith(FIRST_LINE):
+            return text, "user-data"
     return b"", ""
 
 
@@ -170,17 +170,17 @@ def _tell(work: Callable[[], str], write: int) -> None:
     os.write(write, f"{said}\n{problem}".encode()[:4096])
 
 
-def _search(*, drivers: bool, waits: bool) -> str:
+def _search(*, waits: bool, but: str) -> str:
     modules = Modules()
     deadline = time.monotonic() + (PATIENCE if waits else 0.0)
     looks = 0
     while True:
         loaded: list[str] = []
-        if drivers:
+        if waits:
             from initd.boot.data import is_storage
 
             loaded, _ = modules.for_aliases(filter(is_storage, find_modaliases()))
-        found = find(block_devices(_BLOCK))
+        found = find(block_devices(_BLOCK), but=but)
         if found is not None:
             return take(found, modules)
         looks += 1
@@ -203,13 +203,13 @@ def take(found: Found, modules: Modules) -> str:
     flags = MountFlag.RDONLY | MountFlag.NOSUID | MountFlag.NODEV | MountFlag.NOEXEC
     mount(found.device, _ASIDE, found.fstype, flags)
     try:
-        content, name = document(_ASIDE, found)
+        text, name = document(_ASIDE, found)
     finally:
         umount(_ASIDE)
         os.rmdir(_ASIDE)
-    if not content:
+    if not text:
         return ""
     os.makedirs(os.path.dirname(DOCUMENT), mode=0o700, exist_ok=True)
     with open(DOCUMENT, "wb", opener=lambda path, flags: os.open(path, flags, 0o400)) as file:
-        file.write(content)
+        file.write(text)
     return f"{found.device} {name}"

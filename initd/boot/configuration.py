@@ -5,13 +5,18 @@ the disk. A node that nobody has given a document to pays for looking whether th
 """
 
 import os
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from initd.boot import credentials, data
 from initd.boot.cmdline import CommandLine
+from initd.boot.options import DataOptions
 from initd.boot.plan import Done
 from initd.log import Level
 
+if TYPE_CHECKING:
+    from initd.configuration.channels import Channel, Merged
+
+_BLOCK: Final = "/sys/class/block"
 _RUN: Final = "/run/aurae"
 _MERGED: Final = "config.json"
 _BOOT: Final = "config.boot.json"
@@ -22,69 +27,88 @@ _LEVELS: Final = {"debug": Level.DEBUG, "info": Level.INFO, "warning": Level.WAR
 _NO_DISKS: Final = ("ram", "loop", "zram", "pmem", "nbd", "fd")
 
 
-def early(command_line: CommandLine) -> tuple[CommandLine, Done]:
-    """With all but what comes later: by URL, and from the data disk."""
-    disk, problems = _look_for_disk(command_line)
-    if not os.path.isdir(credentials.DOCUMENTS):
-        return command_line, Done("none", problems)
-    return _settle(command_line, (disk,), problems)
+class Configuring:
+    """`begin`, then `complete`; `command_line` is what the next step goes by."""
+
+    def __init__(self, command_line: CommandLine) -> None:
+        self.command_line = command_line
+        self._searched = False
+
+    def begin(self) -> Done:
+        """With all but what comes later: by URL, from the data disk, and from a disk whose driver
+        that loads."""
+        disk, problems = self._look_for_disk()
+        if not os.path.isdir(credentials.DOCUMENTS):
+            return Done("none", problems)
+        return self._settle((disk,), problems)
+
+    def complete(self, data_disk: str = "") -> Done:
+        """With all there is."""
+        disk, problems = self._look_for_disk(data_disk)
+        if not (os.path.isdir(credentials.DOCUMENTS) or os.path.exists(f"{state()}/{_STORED}")):
+            return Done("none", problems)
+        return self._settle((disk,), problems, final=True)
+
+    def _look_for_disk(self, data_disk: str = "") -> tuple[str, tuple[str, ...]]:
+        wanted = self.command_line.config_disk
+        if self._searched or wanted == "off" or not (wanted or _disks(_BLOCK)):
+            return "", ()
+        self._searched = True
+        from initd.boot import config_disk
+
+        return config_disk.look(waits=bool(wanted), but=data_disk.partition(" ")[0].rstrip(","))
+
+    def _settle(
+        self, said: tuple[str, ...], problems: tuple[str, ...], *, final: bool = False
+    ) -> Done:
+        from initd.configuration import channels
+        from initd.configuration import identity as identities
+
+        places = channels.Places(_RUN, state())
+        found = channels.gather(places)
+        merged = channels.merge(found)
+        names = (channel.name for channel in found if channel.name != "cmdline")
+        written = identities.place(merged.values.get("identity", {}), credentials.FOLDER)
+        if final:
+            channels.write(f"{_RUN}/{_MERGED}", merged)
+            channels.write(f"{_RUN}/{_BOOT}", merged)
+            problems = (*problems, *merged.problems)
+            if said[0]:
+                problems = (*problems, *_too_late(merged))
+        self.command_line = configured(self.command_line, merged.values)
+        if any(_may_be_about_disks(channel) for channel in found):
+            # The default, which nobody may have asked for, must not be made in its place.
+            data_options = self.command_line.data._replace(makes=False)
+            self.command_line = self.command_line._replace(data=data_options)
+        text = " ".join(filter(None, (*names, *said)))
+        return Done(text, (*problems, *written))
 
 
-def _look_for_disk(
-    command_line: CommandLine, folder: str = "/sys/class/block"
-) -> tuple[str, tuple[str, ...]]:
-    if command_line.config_disk == "off":
-        return "", ()
-    wanted = data.search(command_line.data)
-    drivers = wanted is not None and wanted.drivers
-    if not (drivers or command_line.config_disk or _disks(folder)):
-        return "", ()
-    from initd.boot import config_disk
+def _too_late(merged: "Merged") -> tuple[str, ...]:
+    """For a disk that was found after the data disk."""
+    late = [path for path, of in merged.origin.items() if of == "disk" and _of_disks(path)]
+    return tuple(
+        f"{path}: comes after the data disk, so it does not count; add aurae.config-disk to the "
+        "kernel command line"
+        for path in late
+    )
 
-    return config_disk.look(drivers=drivers, waits=bool(command_line.config_disk))
+
+def _of_disks(path: str) -> bool:
+    return path.startswith("disks")
+
+
+def _may_be_about_disks(channel: "Channel") -> bool:
+    return any(one.path == "" or one.path.startswith("disk") for one in channel.problems)
 
 
 def _disks(folder: str) -> bool:
     return any(not name.startswith(_NO_DISKS) for name in os.listdir(folder))
 
 
-def complete(command_line: CommandLine) -> tuple[CommandLine, Done]:
-    """With all there is."""
-    if not (os.path.isdir(credentials.DOCUMENTS) or os.path.exists(f"{state()}/{_STORED}")):
-        return command_line, Done("none")
-    return _settle(command_line, (), (), final=True)
-
-
 def state(disk: str = f"{data.PLACE}/{data.STATE}", run: str = _RUN) -> str:
     """The node's own folder, which outlives a boot where there is a data disk."""
     return disk if os.path.isdir(disk) else f"{run}/state"
-
-
-def _settle(
-    command_line: CommandLine,
-    said: tuple[str, ...],
-    problems: tuple[str, ...],
-    *,
-    final: bool = False,
-) -> tuple[CommandLine, Done]:
-    from initd.configuration import channels
-    from initd.configuration import identity as identities
-
-    places = channels.Places(_RUN, state())
-    found = channels.gather(places)
-    merged = channels.merge(found)
-    names = (channel.name for channel in found if channel.name != "cmdline")
-    written = identities.place(merged.values.get("identity", {}), credentials.FOLDER)
-    if final:
-        channels.write(f"{_RUN}/{_MERGED}", merged)
-        channels.write(f"{_RUN}/{_BOOT}", merged)
-        problems = (*problems, *merged.problems)
-    text = " ".join(filter(None, (*names, *said)))
-    after = configured(command_line, merged.values)
-    if any("disks" in problem for problem in merged.problems):
-        # What was meant is not known, so the default must not be made in its place.
-        after = after._replace(data=after.data._replace(makes=False))
-    return after, Done(text, (*problems, *written))
 
 
 def configured(command_line: CommandLine, values: dict[str, Any]) -> CommandLine:
@@ -96,12 +120,19 @@ def configured(command_line: CommandLine, values: dict[str, Any]) -> CommandLine
         level=_LEVELS.get(values.get("log-level", ""), command_line.level),
         watchdog=0 if watchdog == "off" else watchdog,
         sysctls={**sysctls, **command_line.sysctls},
-        data=command_line.data._replace(**values.get("disks", {}).get("data", {})),
+        data=_data_options(command_line.data, values.get("disks", {}).get("data", {})),
     )
 
 
+def _data_options(given: DataOptions, values: dict[str, Any]) -> DataOptions:
+    found = {name.replace("-", "_"): value for name, value in values.items()}
+    if "tpm2_pcrs" in found:
+        found["tpm2_pcrs"] = tuple(sorted(set(found["tpm2_pcrs"])))
+    return given._replace(**found)
+
+
 def in_effect(command_line: CommandLine, path: str = f"{_RUN}/{_BOOT}") -> CommandLine:
-    """As `complete`, with what held at boot."""
+    """The same with what held at boot."""
     if not os.path.exists(path):
         return command_line
     from initd.configuration import channels

@@ -190,15 +190,24 @@ def _path(names: Sequence[str]) -> str:
     return path
 
 
+def is_written(path: str, merged: Merged) -> bool:
+    """Whether that is what `write` would put there."""
+    with suppress(OSError, UnicodeDecodeError):
+        return _read(path).decode() == _text(merged)
+    return False
+
+
+def _text(merged: Merged) -> str:
+    return json.dumps({"values": merged.values, "origin": merged.origin}, indent=1)
+
+
 def write(path: str, merged: Merged) -> bool:
     """Put it there as a whole, for us alone; False: it was the same. OSError."""
-    text = json.dumps({"values": merged.values, "origin": merged.origin}, indent=1)
-    with suppress(OSError):
-        if _read(path).decode() == text:
-            return False
+    if is_written(path, merged):
+        return False
     fresh = f"{path}.partial"
     with open(fresh, "w", opener=lambda name, flags: os.open(name, flags, 0o600)) as file:
-        file.write(text)
+        file.write(_text(merged))
     os.rename(fresh, path)
     return True
 

@@ -91,6 +91,12 @@ _DATA: Final = Table(
             Text(choices=("none", "tpm2", "passphrase", "key-file")),
             "what its key comes from",
         ),
+        Key(
+            "tpm2-pcrs",
+            Items(Integer(0, 23)),
+            "registers that a TPM compares before it gives the key; 7 if not given",
+            example="[7, 11]",
+        ),
     )
 )
 _IDENTITY: Final = Table(
@@ -268,6 +274,10 @@ def is_whole(names: Sequence[str]) -> bool:
     return any(key.whole for key in keys_of(names))
 
 
+def _numbers(text: str) -> list[int | str]:
+    return [_number(word) for word in text.split("+")]
+
+
 def _number(text: str) -> int | str:
     return int(text) if text.isascii() and text.isdigit() else text
 
@@ -281,6 +291,7 @@ PARAMETERS: Final[Mapping[str, tuple[tuple[str, ...], Callable[[str], Any]]]] = 
     "aurae.data": (("disks", "data", "device"), str),
     "aurae.data.filesystem": (("disks", "data", "filesystem"), str),
     "aurae.data.encryption": (("disks", "data", "encryption"), str),
+    "aurae.data.tpm2-pcrs": (("disks", "data", "tpm2-pcrs"), _numbers),
     "aurae.spiffe": (("identity", "spiffe"), str),
     "aurae.spiffe-admin": (("identity", "spiffe-admin"), str),
     "aurae.svid-life": (("identity", "svid-life"), _number),

@@ -31,6 +31,8 @@ log = logging.getLogger(__name__)
 TRIALS: Final = (5.0, 3600.0)
 # Of a folder that others watch as well: all must ask for the same.
 CHANGES: Final = inotify.CREATE | inotify.CLOSE_WRITE | inotify.MOVED_TO | inotify.DELETE
+# Seconds until what failed is tried again.
+AGAIN: Final = 2.0
 # As many problems as a message has.
 _SAID: Final = 20
 
@@ -152,8 +154,13 @@ class Configurations:
         with wakeups.on(self._run, self._woken, CHANGES):
             while True:
                 self._woken.clear()
-                async with self._changing:
-                    left = await self._to_the_end(self._look)
+                try:
+                    async with self._changing:
+                        left = await self._to_the_end(self._look)
+                except Exception:
+                    # A disk or memory that is full, say, must not end the API.
+                    log.exception("configuration: cannot be put into effect; trying again")
+                    left = AGAIN
                 try:
                     async with asyncio.timeout(left):
                         await self._woken.wait()
@@ -288,11 +295,13 @@ class Configurations:
         """Have in effect what the files say; returns what could not be. OSError."""
         trial = self._files.trial()
         merged = self._merged(trial.document if trial else None)
-        if not channels.write(f"{self._run}/{MERGED}", merged):
+        if channels.is_written(f"{self._run}/{MERGED}", merged):
             return []
         for told in merged.problems:
             log.warning("configuration: %s", told)
         problems = self._effects.take(merged.values, self._boot().values)
+        # Last: a runtime that dies before goes through it again.
+        channels.write(f"{self._run}/{MERGED}", merged)
         for problem in problems:
             log.warning("configuration: %s", problem)
         self._changed = True

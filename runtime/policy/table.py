@@ -17,6 +17,7 @@ class Permission(StrEnum):
     NODE_OBSERVE = "node.observe"
     NODE_CONTROL = "node.control"
     NODE_INSTALL = "node.install"
+    NODE_UPGRADE = "node.upgrade"
     AUDIT_READ = "audit.read"
     IDENTITY_READ = "identity.read"
     IDENTITY_WRITE = "identity.write"
@@ -66,6 +67,10 @@ TABLE: Final[Mapping[str, Permission]] = {
     "/aurae.node.v0.InstallService/ListDisks": Permission.NODE_INSTALL,
     "/aurae.node.v0.NodeService/ReloadDaemon": Permission.NODE_CONTROL,
     "/aurae.node.v0.NodeService/Shutdown": Permission.NODE_CONTROL,
+    "/aurae.node.v0.UpgradeService/CancelUpgrade": Permission.NODE_UPGRADE,
+    "/aurae.node.v0.UpgradeService/GetUpgradeStatus": Permission.NODE_OBSERVE,
+    "/aurae.node.v0.UpgradeService/Rollback": Permission.NODE_UPGRADE,
+    "/aurae.node.v0.UpgradeService/Upgrade": Permission.NODE_UPGRADE,
     "/aurae.observe.v0.ObserveService/GetAuraeDaemonLogStream": Permission.NODE_OBSERVE,
     "/aurae.observe.v0.ObserveService/GetPosixSignalsStream": Permission.NODE_OBSERVE,
     "/aurae.observe.v0.ObserveService/GetSubProcessStream": Permission.LOGS_READ,

@@ -18,7 +18,7 @@ class Deciding:
         trust.listen(lambda _: self._policies.reconsider())
         self.tenants = Tenants(cells, self._quota)
         self._policies.on_change = lambda policy: self.tenants.adjust(policy.tenants)
-        self.gate = Gate(self._policies, self.tenants.check)
+        self.gate = Gate(self._policies, self.tenants.check, emergency=settings.emergency)
 
     def has_admin(self, trust_domain: str) -> bool:
         """Whether the policy has an admin there. The default goes by the node's trust domain,

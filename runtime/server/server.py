@@ -153,6 +153,7 @@ async def serving(
             streams=Streams(settings.logs, processes, wakeups),
             health=Health(),
             audit=audit,
+            settings=settings,
             custody=custody,
             configurations=configurations,
         )

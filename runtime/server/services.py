@@ -15,6 +15,7 @@ from runtime.observe.streams import Streams
 from runtime.processes import Processes
 from runtime.server.health import Health
 from runtime.server.recorder import Recorder
+from runtime.server.settings import Settings
 
 if TYPE_CHECKING:
     from runtime.configuration.configurations import Configurations
@@ -31,6 +32,7 @@ class Parts(NamedTuple):
     streams: Streams
     health: Health
     audit: Recorder
+    settings: Settings
     deciding: "Callable[[], Deciding]"
     custody: "Callable[[], Custody]"
     configurations: "Callable[[], Configurations]"
@@ -128,6 +130,24 @@ def _observe(parts: Parts) -> Made:
     return ObserveService(parts.streams), observe_pb2_grpc.add_ObserveServiceServicer_to_server
 
 
+def _upgrade(parts: Parts) -> Made:
+    from aurae.node.v0 import upgrade_pb2_grpc
+
+    from runtime.upgrade.node import Node
+    from runtime.upgrade.service import UpgradeService
+    from runtime.upgrade.upgrades import Upgrades
+
+    settings = parts.settings
+    node = Node(
+        parts.version,
+        settings.state,
+        keeps=settings.state == settings.disk,
+        port=settings.port,
+    )
+    servicer = UpgradeService(Upgrades(node), parts.processes)
+    return servicer, upgrade_pb2_grpc.add_UpgradeServiceServicer_to_server
+
+
 SERVICES: Final = {
     "aurae.audit.v0.AuditService": _audit,
     "aurae.auth.v0.AuthService": _auth,
@@ -137,6 +157,7 @@ SERVICES: Final = {
     "aurae.node.v0.ConfigService": _config,
     "aurae.node.v0.InstallService": _install,
     "aurae.node.v0.NodeService": _node,
+    "aurae.node.v0.UpgradeService": _upgrade,
     "aurae.observe.v0.ObserveService": _observe,
     "grpc.health.v1.Health": _health,
 }

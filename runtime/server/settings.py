@@ -37,6 +37,8 @@ class Settings(NamedTuple):
     """The clock is the node's to set: on a machine, and in no container."""
     disk: Path = Path("/var/lib/aurae")
     """Where what must outlive a boot goes, if a data disk is mounted there or above."""
+    emergency: bool = False
+    """The emergency entry was started: the API changes nothing."""
     claimable: bool = False
     """Whether it may be claimed where it has no identity."""
     config_url: str = ""
@@ -54,6 +56,12 @@ class Settings(NamedTuple):
         """Where the node keeps its identity, policy and audit log: on the data disk where there is
         one, else until the next boot."""
         return self.disk if self.disk.is_dir() else self.run / "state"
+
+    @property
+    def port(self) -> int:
+        """Where the API is on TCP; 0: nowhere."""
+        _, _, port = self.listen.rpartition(":")
+        return int(port) if self.credentials is not None and port.isdigit() else 0
 
     @property
     def configured(self) -> Path:
@@ -186,6 +194,7 @@ class Settings(NamedTuple):
             spiffe_admin=given.get("aurae.spiffe-admin", ""),
             owns_clock=True,
             svid_life=_svid_life(given.get("aurae.svid-life", "")),
+            emergency="aurae.emergency" in given,
             claimable=True,
             config_url=given.get("aurae.config", ""),
             config_key=given.get("aurae.config-key", ""),

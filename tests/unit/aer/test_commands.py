@@ -15,6 +15,8 @@ from aurae.observe.v0 import observe_pb2
 from google.protobuf.text_format import Parse
 from grpc_health.v1 import health_pb2
 
+from aer.cli import parse
+
 from .conftest import Node, Result
 
 Aer = Callable[..., Result]
@@ -463,3 +465,9 @@ def test_a_start_waits_for_readiness_if_asked(aer: Aer, node: Node) -> None:
     assert done.out == "web/e: waits for db, q\nweb/e: ready, pid 5\n"
     wanted = cells.CellServiceWaitRequest(cell_name="web", executable_name="e", ready=True)
     assert node.requests[1] == wanted
+
+
+def test_a_group_of_commands_has_no_say_in_the_settings() -> None:
+    assert parse(["node", "config", "show"]).config is None
+    assert parse(["node", "config", "show", "--config", "/x"]).config == Path("/x")
+    assert parse(["--config", "/x", "node", "config", "show"]).config == Path("/x")

@@ -24,7 +24,7 @@ NOUNS = {
 }
 
 # Modules with commands for the noun of another.
-SHARED = ("aer.configuration", "aer.identity", "aer.install", "aer.observe")
+SHARED = ("aer.configuration", "aer.identity", "aer.install", "aer.observe", "aer.upgrade")
 
 
 def methods() -> Iterator[MethodDescriptor]:

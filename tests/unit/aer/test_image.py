@@ -4,6 +4,7 @@ import errno
 import hashlib
 import json
 import os
+import select
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -179,8 +180,11 @@ def test_who_sits_there_is_asked(
     os.write(ours, answer.encode())
     done = aer("image", "write", str(raw), "--device", str(loop))
     assert done.status == status
-    asked = os.read(ours, 4096).decode()
-    assert f"All that is on {loop} will be lost." in asked
+    asked = ""
+    # A terminal hands over what was typed and what was written as they come.
+    while f"All that is on {loop} will be lost." not in asked:
+        assert select.select([ours], [], [], 10)[0], asked
+        asked += os.read(ours, 4096).decode()
     os.close(ours)
     os.close(theirs)
 

@@ -338,6 +338,15 @@ def test_a_folder_without_a_payload_names_what_makes_it(
     assert "make pxe" in capsys.readouterr().err
 
 
+@contextmanager
+def ended(process: "subprocess.Popen[str]") -> Iterator[None]:
+    """Whatever happens in the block, the process does not outlive it."""
+    try:
+        yield
+    finally:
+        process.kill()
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_ends_it_well_and_nothing_is_left(
     folder: Path, tmp_path: Path, number: signal.Signals
@@ -347,7 +356,17 @@ def test_a_signal_ends_it_well_and_nothing_is_left(
     command = [sys.executable, "-m", "aer", "netboot", "serve", str(folder), "--http-only"]
     command += ["--interface", "lo", "--port", "0", "--append", "a=b", "--output", "json"]
     environment = {**os.environ, "TMPDIR": str(temporary)}
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as process:
+    with (
+        subprocess.Popen(
+            command,
+            stdout=subprocess.PIPE,
+            text=True,
+            env=environment,
+            # Whoever starts the tests may ignore it, and what is ignored stays so.
+            preexec_fn=lambda: signal.signal(number, signal.SIG_DFL),
+        ) as process,
+        ended(process),
+    ):
         assert process.stdout is not None
         first = json.loads(process.stdout.readline())
         assert (first["event"], first["append"]) == ("serving", "a=b")

@@ -8,6 +8,7 @@ import pytest
 from initd import initramfs
 from initd.boot import configuration, credentials
 from initd.boot.cmdline import CommandLine, parse
+from initd.boot.configuration import Configuring
 from initd.boot.options import DataOptions
 from initd.configuration import identity as identities
 from initd.configuration.channels import Merged, write
@@ -31,10 +32,10 @@ LINE = CommandLine(config_disk="off")
 
 
 def test_without_a_document_nothing_is_made_and_nothing_imported(run: Path) -> None:
-    for step in (configuration.early, configuration.complete):
-        command_line, done = step(LINE)
-        assert command_line is LINE
-        assert done.text == "none"
+    configuring = Configuring(LINE)
+    for step in (configuring.begin, configuring.complete):
+        assert step().text == "none"
+        assert configuring.command_line is LINE
     assert not (run / "config.json").exists()
 
 
@@ -42,18 +43,19 @@ def test_what_a_document_says_is_in_effect(run: Path) -> None:
     (run / "config").mkdir()
     (run / "config/smbios.toml").write_text(
         'hostname = "web"\nlog-level = "debug"\nwatchdog = "off"\n[sysctls]\n"vm.x" = 1\n'
-        '[disks.data]\ndevice = "LABEL=x"'
+        '[disks.data]\ndevice = "LABEL=x"\nfilesystem = "xfs"\ntpm2-pcrs = [11, 7]'
     )
-    command_line, done = configuration.early(LINE)
-    assert done.text == "smbios"
+    configuring = Configuring(LINE)
+    assert configuring.begin().text == "smbios"
+    command_line = configuring.command_line
     assert command_line.hostname == "web"
     assert command_line.level is Level.DEBUG
     assert command_line.watchdog == 0
     assert command_line.sysctls == {"vm.x": "1"}
-    assert command_line.data == DataOptions("LABEL=x")
+    assert command_line.data == DataOptions("LABEL=x", "xfs", tpm2_pcrs=(7, 11))
     assert not (run / "config.json").exists()
-    again, _ = configuration.complete(command_line)
-    assert again == command_line
+    configuring.complete()
+    assert configuring.command_line == command_line
     assert configuration.in_effect(LINE, f"{run}/config.boot.json") == command_line
 
 
@@ -61,24 +63,44 @@ def test_a_data_disk_is_not_made_by_a_word_that_nobody_knows(run: Path) -> None:
     (run / "config").mkdir()
     document = run / "config/smbios.toml"
     document.write_text('[disks.data]\nfilesystem = "xfs"\nencryption = "tpm2"')
-    command_line, _ = configuration.early(LINE)
-    assert command_line.data == DataOptions("", "xfs", "tpm2")
+    configuring = Configuring(LINE)
+    configuring.begin()
+    assert configuring.command_line.data == DataOptions("", "xfs", "tpm2")
     document.write_text('[disks.data]\nfilesystem = "zfs"')
-    command_line, _ = configuration.early(LINE)
-    assert command_line.data == DataOptions(makes=False)
+    configuring = Configuring(LINE)
+    configuring.begin()
+    assert configuring.command_line.data == DataOptions(makes=False)
 
 
 def test_what_is_stored_counts_too(run: Path) -> None:
     (run / "state/config.toml").write_text('hostname = "stored"\nnonsense = 1')
-    command_line, done = configuration.early(LINE)
-    assert command_line.hostname == "aurae"
-    command_line, done = configuration.complete(command_line)
-    assert command_line.hostname == "stored"
+    configuring = Configuring(LINE)
+    configuring.begin()
+    assert configuring.command_line.hostname == "aurae"
+    done = configuring.complete()
+    assert configuring.command_line.hostname == "stored"
     assert done.problems[0].startswith("stored: nonsense: is not known")
     assert json.loads((run / "config.json").read_text()) == {
         "values": {"hostname": "stored"},
         "origin": {"hostname": "stored"},
     }
+
+
+@pytest.mark.parametrize(
+    ("text", "makes"),
+    [
+        ("hostname = 5", True),
+        ("[disks.data]\nencription = 'tpm2'", False),
+        ("[disk.data]\nencryption = 'tpm2'", False),
+        ("[disks.data", False),
+    ],
+)
+def test_no_disk_is_made_of_what_nobody_understood(run: Path, text: str, *, makes: bool) -> None:
+    (run / "config").mkdir()
+    (run / "config/fw_cfg.toml").write_text(text)
+    configuring = Configuring(LINE)
+    configuring.begin()
+    assert configuring.command_line.data.makes is makes
 
 
 def test_the_command_lines_own_has_the_last_word() -> None:

@@ -62,6 +62,7 @@ def test_nothing_is_read_of_a_node_that_has_only_its_own_disk() -> None:
 def test_whole_disks_and_partitions_of_others_are_looked_at() -> None:
     devices = [device("vdb"), device("vdc"), device("vdc1", "vdc", "aurae-config"), device("sr0")]
     assert [one["DEVNAME"] for one in candidates(devices)] == ["vdb", "vdc1", "sr0"]
+    assert [one["DEVNAME"] for one in candidates(devices, "/dev/vdb")] == ["vdc1", "sr0"]
 
 
 def test_a_disk_of_ours_goes_before_one_of_cloud_init(tmp_path: Path) -> None:
@@ -102,6 +103,6 @@ def test_a_disk_that_is_waited_for_and_does_not_come_is_told_of(
     monkeypatch.setattr(config_disk, "_BLOCK", str(tmp_path))
     monkeypatch.setattr(config_disk, "_PROCS", str(tmp_path / "procs"))
     monkeypatch.setattr(config_disk, "find_modaliases", list)
-    said, problems = config_disk.look(drivers=False, waits=True, folder=str(tmp_path))
+    said, problems = config_disk.look(waits=True, folder=str(tmp_path))
     assert said == ""
     assert problems[0].startswith("no disk is called aurae-config or cidata after")

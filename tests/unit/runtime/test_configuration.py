@@ -1,6 +1,7 @@
 """The configuration while the node runs: checked, stored, on trial, gone back from."""
 
 import asyncio
+import errno
 import json
 import os
 import socket
@@ -264,6 +265,43 @@ def test_a_runtime_that_dies_on_the_way_leaves_work_that_the_next_finishes(
 
     asyncio.run(work())
     assert place.swappiness == ("60" if step == "trial removed" else "10")
+
+
+def test_effects_that_a_runtime_did_not_come_to_are_those_of_the_next(place: Place) -> None:
+    one = place.configurations()
+
+    def dies(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(one._effects, "take", dies)
+        with pytest.raises(KeyboardInterrupt):
+            one._take(SWAPPY, 60.0, volatile=False)
+    assert place.swappiness == "60"
+    asyncio.run(run_until(place, place.configurations(), lambda: place.swappiness == "10"))
+
+
+def test_going_back_is_tried_until_it_succeeds(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "TRIALS", (0.0, 60.0))
+    monkeypatch.setattr(module, "AGAIN", 0.05)
+    fails = iter([OSError(errno.ENOSPC, "No space left on device")] * 3)
+
+    async def work() -> None:
+        one = place.configurations()
+        await one.apply(SWAPPY, trial=0.1)
+        settle = one._settle
+
+        def full() -> list[Problem]:
+            for error in fails:
+                raise error
+            return settle()
+
+        monkeypatch.setattr(one, "_settle", full)
+        await run_until(place, one, lambda: place.swappiness == "60")
+
+    asyncio.run(work())
 
 
 def test_nothing_is_made_where_nobody_has_configured_anything(place: Place) -> None:
