@@ -222,7 +222,7 @@ def command(
         *("-device", "virtio-rng-pci"),
         *_boot(machine, files),
         *_joined(
-            _network(number, nic, order=_order(machine) if number == 0 else "")
+            _network(number, nic, options=_boot_options(machine, number))
             for number, nic in enumerate(machine.nics)
         ),
         *_joined(_drive(number, drive) for number, drive in enumerate(machine.drives, 1)),
@@ -316,16 +316,17 @@ def _has_initrd(machine: Machine) -> bool:
     return isinstance(machine.boot, KernelBoot) and (bool(machine.boot.initrds) or by_file)
 
 
-def _order(machine: Machine) -> str:
-    """Of the card that boots. OVMF would leave that to an iPXE in its ROM."""
+def _boot_options(machine: Machine, number: int) -> str:
+    """Of a card where the network boots. OVMF would leave that to an iPXE in any card's ROM."""
     if not isinstance(machine.boot, NetworkBoot):
         return ""
-    return ",bootindex=0,romfile=" if machine.boot.uefi else ",bootindex=0"
+    order = ",bootindex=0" if number == 0 else ""
+    return f"{order},romfile=" if machine.boot.uefi else order
 
 
-def _network(number: int, nic: Nic, *, order: str) -> list[str]:
+def _network(number: int, nic: Nic, *, options: str) -> list[str]:
     mac = f",mac={nic.mac}" if nic.mac else ""
-    device = f"{nic.model},netdev=nic{number}{mac}{order}"
+    device = f"{nic.model},netdev=nic{number}{mac}{options}"
     if nic.tap is not None:
         return ["-netdev", f"tap,id=nic{number},fd={nic.tap}", "-device", device]
     netdev = f"user,id=nic{number}"
