@@ -80,6 +80,11 @@ image: env ## Build the image into build/ (PROFILE=cloud, debug; FRESH=1: with t
 reproduce: env ## Build twice from nothing and compare every artifact
 	@$(PYTHON) -m image.reproduce $(ARGS)
 
+.PHONY: pxe
+pxe: env ## Build what a network boots into build/pxe/ (aer netboot serve offers it)
+	@$(MAKE) image
+	@$(PYTHON) -m image.pxe
+
 .PHONY: boot
 boot: env ## Boot with the working tree's Python (BACKGROUND=1: return when the API answers)
 	@[ -e $(BUILD)/initramfs ] || $(MAKE) image

@@ -14,6 +14,10 @@ _COMMAND: Final = " command"
 _EPILOG: Final = "Options of every command that asks a node, such as --output: aer --help"
 
 
+# Commands whose last word may be left out, and the words that stand in its place otherwise.
+SHORT: Final = {("node", "upgrade", "to"): ("status", "cancel", "rollback")}
+
+
 class Parser(argparse.ArgumentParser):
     """Says what is wrong and where the help is; the usage of a long command would drown it."""
 
@@ -24,6 +28,7 @@ class Parser(argparse.ArgumentParser):
 def parse(words: Sequence[str]) -> Call:
     """The command that `words` ask for. Raises UsageError; SystemExit(0) after help or version."""
     head, tail = _split(words)
+    head = _completed(head)
     # Only a noun that is named needs its table.
     parser = build([noun for noun in table.NOUNS if noun in head])
     namespace = vars(parser.parse_args(head))
@@ -164,6 +169,16 @@ def _typed(parse: Callable[[str], Any]) -> Callable[[str], Any]:
             raise argparse.ArgumentTypeError(str(e)) from None
 
     return typed
+
+
+def _completed(words: list[str]) -> list[str]:
+    """With the word that may be left out before what it is about."""
+    for (*above, word), others in SHORT.items():
+        places = range(len(words) - len(above))
+        at = next((n for n in places if words[n : n + len(above)] == above), None)
+        if at is not None and words[at + len(above)] not in (word, *others, "-h", "--help"):
+            return [*words[: at + len(above)], word, *words[at + len(above) :]]
+    return words
 
 
 def _split(words: Sequence[str]) -> tuple[list[str], list[str] | None]:

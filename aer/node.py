@@ -1,11 +1,11 @@
-"""`aer node`: the commands of NodeService, ClaimService and IdentityService."""
+"""`aer node`: the commands of NodeService, ClaimService, and of other modules for this noun."""
 
 import time
 from collections.abc import Iterator
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Final
 
-from aer import identity, output, parse, pki
+from aer import configuration, identity, install, output, parse, pki, upgrade
 from aer.command import Argument, Call, Command
 from aer.errors import AerError, UsageError
 
@@ -287,5 +287,8 @@ COMMANDS: Final = (
         arguments=(_ADDRESS, _FINGERPRINT),
         fixed=_SECRET,
     ),
+    *configuration.COMMANDS,
+    *install.COMMANDS,
     *identity.COMMANDS,
+    *upgrade.COMMANDS,
 )

@@ -8,6 +8,7 @@
 | `initramfs-micro` | the same without the root, for a root on a disk or in persistent memory |
 | `root.erofs` | the root |
 | `root.verity` | its hash tree, and the hash of the boot image that goes with it |
+| `aurae.bundle` | what a node is upgraded with: a link to `aurae_VERSION.bundle` |
 | `aurae.efi` | that boot image: kernel, initramfs, and a command line with the root hash |
 | `aurae.pcrs.json` | what a TPM measures when the disk is booted |
 | `aurae.spdx.json` | the bill of materials |
@@ -28,6 +29,7 @@ from pathlib import Path
 from typing import Final
 
 from image import (
+    bundle,
     debian,
     disk,
     firmware,
@@ -60,6 +62,7 @@ PRODUCTS: Final = (
     *_DISKS,
     *("vmlinuz", "initramfs", "initramfs-micro", "root.erofs", "root.verity", "aurae.efi"),
     "aurae.spdx.json",
+    "aurae.bundle",
 )
 
 # What is found beside its stable name by one with the version in it, `aurae_VERSION.END`.
@@ -179,7 +182,7 @@ def chain(at: Places, *, fresh: bool = False) -> list[Stage]:
         Stage(
             "packages",
             "root: our packages",
-            (*packages, *at.code("pack.py", "version.py"), at.version),
+            (*packages, *at.code("pack.py", "version.py"), at.version, *bundle.keys()),
             (at.root / python.DIST_PACKAGES / "initd",),
             lambda _: _lay_packages(at),
         ),
@@ -207,6 +210,13 @@ def chain(at: Places, *, fresh: bool = False) -> list[Stage]:
             products("aurae.spdx.json"),
             lambda _: _make_sbom(at),
         ),
+        Stage(
+            "bundle",
+            "bundle to upgrade a node with",
+            (*at.code("bundle.py"), at.project / "initd/release.py"),
+            products("aurae.bundle"),
+            lambda _: _make_bundle(at),
+        ),
     ]
 
 
@@ -231,7 +241,7 @@ def main() -> None:
             _write_version(at)
             changed = stages.run(chain(at, fresh=given.fresh), at.work / "stamps")
             _tell_unlocked(at)
-        except (BuildError, NoMirrorError, OSError) as e:
+        except (BuildError, NoMirrorError, OSError, ValueError) as e:
             sys.exit(f"make image: {e}")
     _link_versions(at)
     if not changed:
@@ -349,8 +359,9 @@ def _make_tree(at: Places) -> None:
     mkosi.remove(at.root)
     at.root.mkdir()
     requirements = at.project / "requirements/image.txt"
-    root.make(base, at.root, requirements, at.wheels, shell=at.profile.shell)
-    root.copy_modules(base, at.root)
+    profile = at.profile
+    root.make(base, at.root, requirements, at.wheels, shell=profile.shell, lean=profile.lean)
+    root.copy_modules(base, at.root, lean=profile.lean)
     firmware.copy(base, at.root, firmware.named(at.workshop(), at.root / "usr/lib/modules"))
     root.copy_copyrights(base, at.root)
     small = at.work / "initramfs"
@@ -374,6 +385,7 @@ def _lay_packages(at: Places) -> None:
     pack.write_ours(packages, prefix=at.root)
     pack.write_others(at.root, packages)
     root.write_os_release(at.root, made)
+    root.write_upgrade_keys(at.root, bundle.keys())
 
 
 def _make_initramfs(at: Places) -> None:
@@ -399,7 +411,14 @@ def make_disk(at: Places) -> None:
     disk.make_uki(build, at.build / "vmlinuz", micro, at.root, release, parameters, uki, at.keys)
     measure.write(build, uki, made, at.build / "aurae.pcrs.json")
     disk.seal(tree, uki)
-    entries = {f"aurae_{made}.efi": uki}
+    emergency = at.work / "aurae-emergency.efi"
+    whole = at.build / "initramfs"
+    named = at.work / "emergency"
+    root.write_os_release(named, made, "zz-aurae-emergency")
+    parameters = "rootfstype=ramfs aurae.emergency"
+    linux = at.build / "vmlinuz"
+    disk.make_uki(build, linux, whole, named, release, parameters, emergency, at.keys)
+    entries = {f"aurae_{made}.efi": uki, emergency.name: emergency}
     for name, sector in _DISKS.items():
         disk.make_disk(build, entries, erofs, tree, at.build / name, sector, at.keys)
 
@@ -425,6 +444,15 @@ def _make_sbom(at: Places) -> None:
 def _digest(path: Path) -> str:
     with path.open("rb") as content:
         return hashlib.file_digest(content, "sha256").hexdigest()
+
+
+def _make_bundle(at: Places) -> None:
+    made = at.version.read_text().strip()
+    for old in at.build.glob("aurae*.bundle"):
+        old.unlink()
+    name = f"aurae_{made}.bundle"
+    bundle.make(at.build, at.build / name, made)
+    (at.build / "aurae.bundle").symlink_to(name)
 
 
 if __name__ == "__main__":

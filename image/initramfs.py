@@ -17,6 +17,7 @@ ENTRY: Final = """
 from runtime import ahead
 for _ in ahead.steps(): pass
 import initd.initramfs, initd.boot.modules, initd.boot.verified, initd.boot.esp, initd.linux.power
+import initd.boot.guard
 import encodings.utf_16_le
 """
 

@@ -10,12 +10,13 @@ from typing import Final
 _LISTS: Final = Path(__file__).parent / "modules"
 
 # What the initramfs loads without looking at the hardware, in this order: for any root, for one in
-# persistent memory, and for one that is verified. libcrc32c asks for crc32c by name when it is
-# loaded, so no list of dependencies has it.
+# persistent memory, for one that is verified, and by a processor that can hash. libcrc32c asks for
+# crc32c by name when it is loaded, so no list of dependencies has it.
 WITHOUT_LOOKING: Final = {
     "root": ("crc32c_generic", "erofs"),
     "pmem": ("virtio_pmem", "nd_pmem"),
     "verity": ("dm_mod", "dm_verity"),
+    "sha256": ("sha256_ssse3",),
 }
 
 # Loaded at nearly every boot of a virtual machine, so kept as plain files, which load faster.

@@ -55,13 +55,15 @@ class Nic:
     """A network card on a user mode network of its own (DHCP, DNS, router advertisements).
 
     `forwarded` is a TCP port of the guest that a free port of 127.0.0.1 leads to; `address` is
-    the guest's address there if it is not the one DHCP gives.
+    the guest's address there if it is not the one DHCP gives. Cards with the same `hub` are on one
+    cable instead, and nobody else is.
     """
 
     forwarded: int | None = None
     address: str = ""
     mac: str = ""
     model: str = "virtio-net-pci"
+    hub: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -278,6 +280,8 @@ def _has_initrd(machine: Machine) -> bool:
 
 def _network(number: int, nic: Nic) -> list[str]:
     netdev = f"user,id=nic{number}"
+    if nic.hub is not None:
+        netdev = f"hubport,id=nic{number},hubid={nic.hub}"
     if nic.forwarded is not None:
         # Port 0: the kernel chooses a free one, and the monitor tells which.
         netdev += f",hostfwd=tcp:127.0.0.1:0-{nic.address}:{nic.forwarded}"

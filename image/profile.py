@@ -14,6 +14,8 @@ class Profile:
     """The profiles of mkosi that the Debian tree is made with."""
     shell: bool = False
     """Whoever sits at the console is root."""
+    lean: bool = False
+    """Data disks are made with ext4 only."""
 
 
 DEFAULT: Final = Profile("default", ("default",))
@@ -21,7 +23,7 @@ PROFILES: Final = {
     profile.name: profile
     for profile in (
         DEFAULT,
-        Profile("cloud", ("cloud",)),
+        Profile("cloud", ("cloud",), lean=True),
         Profile("debug", ("default", "debug"), shell=True),
     )
 }

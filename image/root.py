@@ -11,14 +11,33 @@ from typing import Final
 
 from image import elf, kernel, python
 
-PROGRAMS: Final = ("busybox", "crun", f"python{python.SERIES}", "setpriv")
+PROGRAMS: Final = (
+    *("busybox", "crun", f"python{python.SERIES}", "setpriv"),
+    # What the data disk is made, grown and opened with: initd/boot/{partitions,filesystems}.py,
+    # initd/boot/encryption.py.
+    *("sfdisk", "blkid", "mke2fs", "resize2fs", "cryptsetup", "systemd-cryptenroll"),
+)
+
+# The same for other file systems than ext4, which a lean image has not; and their modules.
+OTHER_FILE_SYSTEMS: Final = ("mkfs.xfs", "xfs_growfs", "mkfs.btrfs")
+OTHER_MODULES: Final = ("xfs", "btrfs")
 
 # Of the debug profile.
 DEBUGGERS: Final = ("strace",)
 
 # Opened by name at run time, so no program says that it needs them: threads that are cancelled
-# and exceptions in C++.
-OPENED_BY_NAME: Final = ("libgcc_s.so.1",)
+# and exceptions in C++; and what systemd-cryptenroll and cryptsetup's plugin talk to a TPM with.
+OPENED_BY_NAME: Final = (
+    *("libgcc_s.so.1", "libcryptsetup.so.12", "libtss2-esys.so.0", "libtss2-mu.so.0"),
+    *("libtss2-rc.so.0", "libtss2-tcti-device.so.0"),
+)
+
+# In folders of their own below the libraries: cryptsetup's plugin for keys in a TPM, and what that
+# and systemd-cryptenroll are made of.
+PLUGINS: Final = (
+    "cryptsetup/libcryptsetup-token-systemd-tpm2.so",
+    "systemd/libsystemd-shared-*.so",
+)
 
 # Applets of busybox that would be a second init, a package manager, or a way to log in.
 UNWANTED_APPLETS: Final = frozenset(
@@ -46,7 +65,7 @@ LINKS: Final = {
 FOLDERS: Final = {
     **dict.fromkeys(("boot", "dev", "efi", "etc", "mnt", "proc", "run", "sys", "sysroot"), 0o755),
     **dict.fromkeys(("etc/aurae", "home", "opt", "srv", "usr/bin", "usr/lib", "var"), 0o755),
-    **dict.fromkeys(("var/lib", "var/log", "var/cache"), 0o755),
+    **dict.fromkeys(("etc/modprobe.d", "var/lib", "var/log", "var/cache"), 0o755),
     "root": 0o700,
     "tmp": 0o1777,
     "var/tmp": 0o1777,
@@ -59,6 +78,9 @@ FILES: Final = {
     "etc/hosts": "127.0.0.1 localhost\n::1 localhost ip6-localhost ip6-loopback\n",
     "etc/nsswitch.conf": "passwd: files\ngroup: files\nhosts: files dns\n"
     "networks: files\nprotocols: files\nservices: files\n",
+    # These modules would make links by themselves (bond0 …), which then count as others'.
+    "etc/modprobe.d/aurae.conf": "options bonding max_bonds=0\noptions dummy numdummies=0\n"
+    "options ifb numifbs=0\n",
     # Empty: PID 1 mounts the machine's own over it.
     "etc/machine-id": "",
 }
@@ -90,11 +112,13 @@ import cryptography.x509, pyroute2, shtab, yaml
 """
 
 
-def make(base: Path, root: Path, requirements: Path, report: Path, *, shell: bool) -> None:
+def make(
+    base: Path, root: Path, requirements: Path, report: Path, *, shell: bool, lean: bool
+) -> None:
     """Fill the empty folder `root` with all but the packages of this project.
 
-    `report` is written for `image.sbom`; see `python.install_wheels`. `shell`: whoever sits at the
-    console is root.
+    `report` is written for `image.sbom`; see `python.install_wheels`. `shell` and `lean` are the
+    profile's.
     """
     for name, mode in FOLDERS.items():
         folder = root / name
@@ -106,8 +130,10 @@ def make(base: Path, root: Path, requirements: Path, report: Path, *, shell: boo
         (root / name).write_text(text)
     for name in COPIED:
         shutil.copyfile(base / name, root / name)
-    for name in (*PROGRAMS, *(DEBUGGERS if shell else ())):
-        shutil.copy(base / "usr/bin" / name, root / "usr/bin" / name)
+    more = (*(DEBUGGERS if shell else ()), *(() if lean else OTHER_FILE_SYSTEMS))
+    for name in (*PROGRAMS, *more):
+        places = (base / folder / name for folder in ("usr/bin", "usr/sbin"))
+        shutil.copy(next(filter(Path.exists, places)), root / "usr/bin" / name)
     if shell:
         (root / "etc/aurae/debug").write_text("Whoever sits at the console is root.\n")
     init = root / "usr/bin/init"
@@ -127,12 +153,16 @@ def make(base: Path, root: Path, requirements: Path, report: Path, *, shell: boo
 
 def copy_libraries(base: Path, root: Path) -> None:
     """Copy the loader and every library that a file of `root` needs."""
+    source = base / python.LIBRARIES
+    for pattern in PLUGINS:
+        [plugin] = source.glob(pattern)
+        place = root / plugin.relative_to(base)
+        place.parent.mkdir(parents=True)
+        shutil.copyfile(plugin, place)
     files = [p for p in root.rglob("*") if p.is_file() and not p.is_symlink() and elf.is_elf(p)]
     bundled = {path.name for path in files}
-    source = base / python.LIBRARIES
     named = {source / name for name in OPENED_BY_NAME}
     target = root / python.LIBRARIES
-    target.mkdir(parents=True)
     for library in elf.closure([*files, *named], source, bundled) | named:
         shutil.copyfile(library, target / library.name)
     (root / python.LOADER).chmod(0o755)
@@ -155,18 +185,32 @@ def applets(listed: Iterable[str]) -> list[str]:
     return sorted(set(listed) - UNWANTED_APPLETS)
 
 
-def write_os_release(root: Path, version: str) -> None:
-    (root / "usr/lib/os-release").write_text(
+def write_os_release(root: Path, version: str, image: str = "aurae") -> None:
+    """The boot loader shows entries by the name of their image first, the last versions of it then.
+    That of the emergency entry comes after all others."""
+    file = root / "usr/lib/os-release"
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(
         f'NAME="Aurae"\nID=aurae\nVERSION_ID="{version}"\nVERSION="{version}"\n'
-        f'PRETTY_NAME="Aurae {version}"\nIMAGE_ID=aurae\nIMAGE_VERSION="{version}"\n'
+        f'PRETTY_NAME="Aurae {version}"\nIMAGE_ID={image}\nIMAGE_VERSION="{version}"\n'
     )
 
 
-def copy_modules(base: Path, root: Path) -> None:
+def write_upgrade_keys(root: Path, keys: Iterable[Path]) -> None:
+    """Whose signatures of an upgrade the node believes."""
+    folder = root / "etc/aurae/upgrade-keys"
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir()
+    for key in keys:
+        shutil.copyfile(key, folder / key.name)
+
+
+def copy_modules(base: Path, root: Path, *, lean: bool) -> None:
+    patterns = [p for p in kernel.for_root() if not (lean and p in OTHER_MODULES)]
     release = kernel.version(base)
     target = root / "usr/lib/modules" / release
     target.mkdir(parents=True)
-    kernel.copy(base / "usr/lib/modules" / release, target, kernel.for_root())
+    kernel.copy(base / "usr/lib/modules" / release, target, patterns)
 
 
 def copy_copyrights(base: Path, root: Path) -> None:

@@ -103,6 +103,11 @@ class Initd:
         again: float = (await self._ask({"op": "alive"}))["again"]
         return again
 
+    async def identity(self, spiffe_id: str = "", fingerprint: str = "") -> None:
+        """Tell who the node is: its SPIFFE ID, or the fingerprint in words where it has none."""
+        asked = {"op": "identity", "spiffe_id": spiffe_id, "fingerprint": fingerprint}
+        await self._ask(asked)
+
     async def status(self) -> Status:
         return wire.status_from_object(await self._ask({"op": "status"}))
 

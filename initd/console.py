@@ -31,6 +31,11 @@ class Console:
         self._append(data.encode(errors="replace") + self._end)
         self.flush()
 
+    def draw(self, text: str) -> None:
+        """A whole screen as it is, in the place of one that is not out yet."""
+        self._pending = text.encode(errors="replace")
+        self.flush()
+
     def flush(self) -> None:
         while self._pending:
             try:

@@ -13,7 +13,7 @@ from contextlib import ExitStack, suppress
 from typing import Final
 
 from initd import headstart
-from initd.boot import cgroups, credentials, data, drivers, mounts
+from initd.boot import cgroups, configuration, credentials, data, drivers, mounts
 from initd.boot.cmdline import CommandLine, parse
 from initd.boot.modules import Modules
 from initd.boot.plan import Done, Step, Taken, run_plan
@@ -78,7 +78,9 @@ def begin() -> Begun:
             Step("mounts", beginning.mount),
             Step("cgroups", lambda: Done(problems=tuple(cgroups.make_tree()))),
             Step("credentials", _collect_credentials, optional=True),
-            Step("data disk", lambda: data.place(beginning.command_line), optional=True),
+            Step("configuration", beginning.configure, optional=True),
+            Step("data disk", beginning.place_data_disk, optional=True),
+            Step("stored", beginning.configure_by_disk, optional=True),
             Step("services", beginning.start_services),
             Step("hardware", beginning.load_drivers, optional=True),
         ),
@@ -112,6 +114,23 @@ class _Beginning:
             # The kernel's warnings and worse stay on the console; its own log has all.
             _write("/proc/sys/kernel/printk", "5 4 1 7")
         return Done(problems=(*problems, *self.command_line.problems))
+
+    def configure(self) -> Done:
+        self.command_line, done = configuration.early(self.command_line)
+        self._log.level = self.command_line.level
+        return done
+
+    def place_data_disk(self) -> Done:
+        return data.place(
+            self.command_line.data,
+            say=lambda text: self._log.info(f"data disk: {text}"),
+            unclaims=self.command_line.unclaim,
+        )
+
+    def configure_by_disk(self) -> Done:
+        self.command_line, done = configuration.complete(self.command_line)
+        self._log.level = self.command_line.level
+        return done
 
     def start_services(self) -> Done:
         problems = []

@@ -33,6 +33,9 @@ _ROOT_FILE: Final = "/root.erofs"
 _RAMFS: Final = "/ramfs"
 _DEFAULT_ROOT: Final = "PARTLABEL=aurae-root-a"
 
+# X86_FEATURE_SHA_NI, as the processor's modalias lists it.
+_SHA_NI: Final = ",013D,"
+
 # Levels of the kernel's log: the console shows errors.
 _ERROR: Final = 3
 _INFO: Final = 6
@@ -57,6 +60,10 @@ def main(runtime: headstart.Begun | None) -> None:
     for fstype, target, flags, options in _MOUNTS:
         mount(fstype, target, fstype, flags, options)
     keep_credentials("/credentials", "/run/credentials/@system")
+    # What systemd-stub found beside the kernel's image, and for all images: systemd-stub(7).
+    for folder in ("/.extra/credentials", "/.extra/global_credentials"):
+        if os.path.isdir(folder):
+            keep_credentials(folder, "/run/credentials/@esp", suffix=".cred")
     load_modules("root")
     try:
         with open("/proc/cmdline", encoding="utf-8", errors="replace") as file:
@@ -93,6 +100,8 @@ def mount_verified(root_hash: str, *, counted: bool) -> Booted:
 
     disk = ""
     try:
+        if _hashes_in_hardware():
+            load_modules("sha256")
         load_modules("verity")
         booted, before = verified.open_root(root_hash, looks(PATIENCE), counted=counted)
         disk = booted.disk
@@ -103,6 +112,12 @@ def mount_verified(root_hash: str, *, counted: bool) -> Booted:
         _start_another(disk, str(e))
         raise RootError(str(e)) from e
     return booted
+
+
+def _hashes_in_hardware() -> bool:
+    """Whether the processor has instructions for SHA-256. Those for vectors, which the same module
+    uses else, are slower than none where they are emulated."""
+    return any(_SHA_NI in line for line in lines("/sys/devices/system/cpu/modalias"))
 
 
 def _start_another(disk: str, why: str) -> None:
@@ -166,25 +181,30 @@ def last(cmdline: str, key: str) -> str:
     return given[-1] if given else ""
 
 
-def keep_credentials(source: str, target: str) -> None:
-    """Move the credentials of the initramfs to where they outlive it, readable by root only."""
+def keep_credentials(source: str, target: str, suffix: str = "") -> None:
+    """Move the credentials of the initramfs to where they outlive it, readable by root only. Their
+    files have that suffix, which their names lose."""
     os.makedirs(target, mode=0o700, exist_ok=True)
     os.chmod(target, 0o700)
     if not os.path.isdir(source):
         return
     for name in sorted(os.listdir(source)):
         path = f"{source}/{name}"
-        if not os.path.isfile(path) or os.path.islink(path):
+        if not os.path.isfile(path) or os.path.islink(path) or not name.endswith(suffix):
+            continue
+        kept_as = f"{target}/{name.removesuffix(suffix)}"
+        if os.path.exists(kept_as):
+            # Of an earlier folder, or a file without a name.
             continue
         try:
-            fd = os.open(f"{target}/{name}", os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o400)
+            fd = os.open(kept_as, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o400)
             with open(path, "rb") as content, open(fd, "wb") as kept:
                 kept.write(content.read())
         except OSError as e:
             _log(f"credential {name}: {e.strerror}")
             # A part of it is none.
             with suppress(FileNotFoundError):
-                os.unlink(f"{target}/{name}")
+                os.unlink(kept_as)
         os.unlink(path)
 
 

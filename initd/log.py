@@ -1,6 +1,7 @@
 """PID 1's own log: one line a record, on the console and in its stream."""
 
 import time
+from collections.abc import Callable
 from enum import IntEnum
 from typing import TYPE_CHECKING
 
@@ -12,6 +13,8 @@ if TYPE_CHECKING:
     from initd.logs.stream import Stream
 
 SOURCE = "auraed"
+# How lines of errors begin, ours and those of the services.
+_FAILURE = "error: "
 
 
 class Level(IntEnum):
@@ -29,6 +32,9 @@ class Log:
     def __init__(self, console: Console | None, level: Level = Level.INFO) -> None:
         self.console = console
         self.level = level
+        self.failure = ""
+        """The last error that was shown, with its time since boot and whose it was."""
+        self.on_failure: Callable[[], None] = lambda: None
         self._waiting: list[bytes] | None = []
         self._stream: Stream | None = None
         self._budget: Budget | None = None
@@ -58,8 +64,11 @@ class Log:
 
     def show(self, source: str, line: str) -> None:
         """On the console only: what a service wrote is in its own stream."""
+        seconds = time.clock_gettime(time.CLOCK_BOOTTIME)
+        if line.startswith(_FAILURE):
+            self.failure = f"{source}: {line.removeprefix(_FAILURE)} (at {seconds:.0f} s)"
+            self.on_failure()
         if self.console is not None:
-            seconds = time.clock_gettime(time.CLOCK_BOOTTIME)
             self.console.write(f"[{seconds:9.3f}] {source}: {line}")
 
     def _record(self, level: Level, text: str) -> None:

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from initd import shutdown
+from initd.boot import booted, clock, configuration, identity, limits, sysctls
 from initd.boot import cgroups as tree
-from initd.boot import clock, identity, limits, sysctls
 from initd.boot.cmdline import WATCHDOG, parse
 from initd.boot.hardware import Hardware
 from initd.boot.plan import Done, Step, Taken, describe, run_plan
@@ -19,6 +19,8 @@ from initd.console import open_console
 from initd.control import Control
 from initd.errors import FailedPrecondition, InvalidArgument, NotFound, Unavailable
 from initd.first import Begun, Pipe, start_service
+from initd.health import Health, missing
+from initd.health import undecided as health_undecided
 from initd.linux import interface, power, prctl, spawn
 from initd.log import Log
 from initd.logs.budget import Budget
@@ -40,12 +42,17 @@ from initd.version import VERSION
 from initd.watchdog import Vigil, Watchdog
 
 if TYPE_CHECKING:
+    from initd import screen
     from initd.handover.model import ControlState, ServiceState, State
 
 _LOGS: Final = Path("/run/aurae/logs")
 _OWN_LOGS: Final = _LOGS / "auraed"
 # There in an image of the debug profile only; see image/root.py.
 _DEBUG: Final = Path("/etc/aurae/debug")
+# Seconds after the boot plan, when the screen begins even if no API has come to answer.
+_SCREEN: Final = 60.0
+# Seconds after it answers: what waits for it comes first.
+_SCREEN_AFTER: Final = 1.0
 # Where PID 1 waits for its console to take more.
 _CONSOLE_TURN: Final = 0.05
 # A loop that fails so often without a turn between does not work any more.
@@ -78,10 +85,16 @@ class Machine:
         self._control: Control | None = None
         self._notify: Notify | None = None
         self._down: How | None = None
+        # Made when the API answers: until then there is no time for it.
+        self._screen: screen.Screen | None = None
+        self._identity = ("", "")
+        # What the screen of the program before listened with.
+        self._listener: int | None = None
+        self._log.on_failure = self._changed
         self._buttons = PowerButtons(self._loop, self._button_pressed)
         # Built with the services.
         self._vigil: Vigil | None = None
-        self._confirmed = False
+        self._health: Health | None = None
         self._watchdog = Watchdog(self._loop, self._log, self._command_line.watchdog, self._is_well)
         self._hardware = Hardware(
             self._loop,
@@ -122,6 +135,7 @@ class Machine:
         self._steps += run_plan(self._plan(), self._log)
         # What ended before SIGCHLD was listened for; all children are known now.
         self._children.reap()
+        self._loop.later(_SCREEN, self._show)
 
     def _plan(self) -> tuple[Step, ...]:
         """After those of `first`. The services are starting meanwhile: first what they wait for."""
@@ -135,6 +149,7 @@ class Machine:
             Step("loopback", _loopback_up),
             Step("limits", _limit_workloads, optional=True),
             Step("clock", lambda: Done(clock.set_clock()), optional=True),
+            Step("health", self._watch_health, optional=True),
             Step("device events", self._hear_of_devices, optional=True),
             Step("sysctls", self._set_sysctls, optional=True),
             Step("machine id", lambda: Done(identity.set_machine_id()), optional=True),
@@ -156,6 +171,13 @@ class Machine:
             self._listen(state.control)
         if state.notify is not None:
             self._hear_of_readiness(state.notify)
+        if health_undecided():
+            self._watch_health()
+            if self._health is not None and self._services["runtime"].ready:
+                self._health.ready()
+        self._identity = (state.screen.spiffe_id, state.screen.fingerprint)
+        self._listener = state.screen.listener
+        self._loop.later(0, self._show)
         # Children that were ended meanwhile are still ours to wait for.
         self._watch_signals()
         self._children.reap()
@@ -167,8 +189,9 @@ class Machine:
         return self._live()
 
     def _save(self) -> "State":
-        from initd.handover.model import Descriptor, State
+        from initd.handover.model import Descriptor, ScreenState, State
 
+        listener = self._listener if self._screen is None else self._screen.listener
         stream = self._log.stream
         return State(
             version=VERSION,
@@ -185,6 +208,7 @@ class Machine:
             notify=None if self._notify is None else Descriptor(self._notify.descriptor),
             buttons={path: Descriptor(fd) for path, fd in self._buttons.save().items()},
             watchdog=self._watchdog.save(),
+            screen=ScreenState(*self._identity, None if listener is None else Descriptor(listener)),
         )
 
     def _replace(self) -> None:
@@ -200,11 +224,11 @@ class Machine:
     def _turn(self) -> None:
         if self._reload.due:
             self._replace()
-        console = self._log.console
-        waiting = console is not None and console.pending
+        display = None if self._screen is None else self._screen.display
+        waiting = [one for one in (self._log.console, display) if one is not None and one.pending]
         self._loop.turn(_CONSOLE_TURN if waiting else None)
-        if console is not None and waiting:
-            console.flush()
+        for one in waiting:
+            one.flush()
 
     def _stop(self) -> None:
         services = tuple(self._services.values())
@@ -258,6 +282,7 @@ class Machine:
                 "status": self._status,
                 "shutdown": self._shutdown,
                 "reload": self._reload_asked,
+                "identity": self._identified,
             },
             admits=self._is_runtime,
             state=state,
@@ -285,6 +310,7 @@ class Machine:
                 logs=_OWN_LOGS,
                 budget=self._budget,
                 state=before.get(name),
+                on_change=self._changed,
             )
             self._services[name] = service
             if name in before:
@@ -321,6 +347,42 @@ class Machine:
     def _button_pressed(self) -> None:
         self._go_down(How.POWEROFF, "power button")
 
+    def _changed(self) -> None:
+        if self._screen is not None:
+            self._screen.changed()
+
+    def _show(self) -> None:
+        """Begin to show how the node is, if that is wanted."""
+        if self._screen is None and self._command_line.screen:
+            from initd.screen import Screen
+
+            self._screen = Screen(self._loop, self._log, self._look, self._listener)
+            self._screen.start()
+
+    def _look(self) -> "screen.State":
+        from initd import screen
+
+        # Who it is stands elsewhere.
+        as_whom = f" as {self._identity[0]}"
+        services = [
+            screen.Service(
+                one.name, one.ready.replace(as_whom, ""), one.pid is not None, one.starts
+            )
+            for one in self._services.values()
+        ]
+        down = "" if self._down is None else self._down.value
+        health, well = screen.health(services, going_down=down)
+        return screen.State(
+            host=os.uname().nodename,
+            version=screen.version(),
+            slot=screen.slot(),
+            addresses=screen.host_addresses(),
+            identity=screen.Identity(*self._identity),
+            health=health,
+            well=well,
+            error=self._log.failure,
+        )
+
     def _process_changed(self, process: Process) -> None:
         if self._control is not None:
             self._control.publish(process)
@@ -344,23 +406,33 @@ class Machine:
                 if self._vigil is not None:
                     self._vigil.hear()
                 self._hardware.complete()
-                self._confirm()
+                if self._health is not None:
+                    self._health.ready()
                 _prepare()
+                self._loop.later(_SCREEN_AFTER, self._show)
                 return {}
         raise NotFound(f"pid {pid}: no service of auraed")
 
-    def _confirm(self) -> None:
-        """The API answers: so this boot is a good one, if its boot image is whole."""
-        from initd.boot import booted
-
+    def _watch_health(self) -> Done:
         told = booted.read()
-        if self._confirmed or not told.slot:
-            return
-        self._confirmed = True
+        self._health = Health(
+            self._loop,
+            self._children,
+            self._log,
+            told,
+            bound=self._command_line.health,
+            look=lambda expected: missing(expected, self._processes.list()),
+            confirm=functools.partial(self._confirm, told),
+            reboot=functools.partial(self._go_down, How.REBOOT),
+        )
+        return Done(self._health.start())
+
+    def _confirm(self, told: booted.Booted, new: bool) -> None:
+        """This boot is a good one, if its boot image is whole."""
         from initd.boot import confirm
 
         try:
-            looking = confirm.start(told)
+            looking = confirm.start(told, bless=new)
         except OSError as error:
             self._log.warning(f"boot: {error}")
             return
@@ -373,6 +445,14 @@ class Machine:
                 self._go_down(How.REBOOT, "damaged boot image")
 
         self._children.add(looking.pid, ended)
+
+    def _identified(self, request: Object, _fds: list[int], _pid: int) -> Object:
+        spiffe_id, fingerprint = request.get("spiffe_id"), request.get("fingerprint")
+        if not isinstance(spiffe_id, str) or not isinstance(fingerprint, str):
+            raise InvalidArgument("spiffe_id, fingerprint: must be text")
+        self._identity = (spiffe_id, fingerprint)
+        self._changed()
+        return {}
 
     def _alive(self, _request: Object, _fds: list[int], _pid: int) -> Object:
         assert self._vigil is not None
@@ -418,7 +498,7 @@ def resume(state: "State") -> BaseException:
     log = Log(None)
     with suppress(OSError):
         log.console = open_console()
-    command_line = parse(Path("/proc/cmdline").read_text(errors="replace"))
+    command_line = configuration.in_effect(parse(Path("/proc/cmdline").read_text(errors="replace")))
     log.level = command_line.level
     begun = Begun(
         log,

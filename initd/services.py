@@ -48,8 +48,10 @@ class Service:
         logs: Path,
         budget: Budget,
         state: "ServiceState | None" = None,
+        on_change: Callable[[], None] = lambda: None,
     ) -> None:
         """`start` makes a process and returns its pid; `pipe` gives what all its runs write.
+        `on_change` is called when what `report` says is another.
 
         With a `state` it goes on where `save` was called."""
         self.name = name
@@ -61,6 +63,7 @@ class Service:
         self._children = children
         self._cgroups = cgroups
         self._log = log
+        self._on_change = on_change
         self._backoff = 0.0
         self._started = 0.0
         self._stopping = False
@@ -125,10 +128,12 @@ class Service:
         self._started = time.monotonic()
         self._children.add(pid, self._ended)
         self._log.debug(f"{self.name}: started as pid {pid}")
+        self._on_change()
 
     def told_ready(self, message: str) -> None:
         self.ready = message
         self._log.info(f"{self.name} ready: {message}")
+        self._on_change()
 
     def retire(self) -> None:
         """No next start."""
@@ -155,6 +160,7 @@ class Service:
         was_ready = bool(self.ready)
         self.pid = None
         self.ready = ""
+        self._on_change()
         # Helpers that it may have started do not outlive it.
         self._cgroups.kill(self.cgroup)
         if self._stopping:

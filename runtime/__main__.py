@@ -52,7 +52,7 @@ def main() -> int:
     _raise_limit()
     options = os.environ.get("AURAE_OPTIONS")
     if options is None:
-        settings = Settings.from_cmdline(Path("/proc/cmdline").read_text())
+        settings = Settings.from_cmdline(Path("/proc/cmdline").read_text()).with_configuration()
     else:
         settings = Settings.from_options(options)
     log.to_stderr(settings.log)

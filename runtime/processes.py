@@ -256,6 +256,12 @@ class Processes:
     async def ready(self, message: str) -> None:
         await self._ask(lambda initd: initd.ready(message))
 
+    async def introduce(self, spiffe_id: str = "", fingerprint: str = "") -> None:
+        """Tell PID 1 who the node is, for people at the machine. One that does not care, or is
+        away, is left alone."""
+        with suppress(AuraedError, OSError):
+            await self._ask(lambda initd: initd.identity(spiffe_id, fingerprint))
+
     async def alive(self) -> float:
         """Tell PID 1 that we are well; in how many seconds to tell it again."""
         again: float = await self._ask(Initd.alive)

@@ -9,7 +9,9 @@ from aurae.audit.v0.audit_pb2_grpc import AuditServiceStub
 from aurae.auth.v0.auth_pb2_grpc import AuthServiceStub
 from aurae.cells.v0.cells_pb2_grpc import CellServiceStub
 from aurae.discovery.v0.discovery_pb2_grpc import DiscoveryServiceStub
+from aurae.node.v0.config_pb2_grpc import ConfigServiceStub
 from aurae.node.v0.node_pb2_grpc import NodeServiceStub
+from aurae.node.v0.upgrade_pb2_grpc import UpgradeServiceStub
 from aurae.observe.v0.observe_pb2_grpc import ObserveServiceStub
 from grpc_health.v1.health_pb2_grpc import HealthStub
 from grpc_reflection.v1alpha.reflection_pb2_grpc import ServerReflectionStub
@@ -26,9 +28,11 @@ class Api:
     audit: AuditServiceStub
     auth: AuthServiceStub
     cells: CellServiceStub
+    config: ConfigServiceStub
     discovery: DiscoveryServiceStub
     node: NodeServiceStub
     observe: ObserveServiceStub
+    upgrade: UpgradeServiceStub
     health: HealthStub
     reflection: ServerReflectionStub
 
@@ -40,9 +44,11 @@ class Api:
             audit=AuditServiceStub(bounded),
             auth=AuthServiceStub(bounded),
             cells=CellServiceStub(bounded),
+            config=ConfigServiceStub(bounded),
             discovery=DiscoveryServiceStub(bounded),
             node=NodeServiceStub(bounded),
             observe=ObserveServiceStub(bounded),
+            upgrade=UpgradeServiceStub(bounded),
             health=HealthStub(bounded),
             reflection=ServerReflectionStub(bounded),
         )

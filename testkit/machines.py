@@ -75,6 +75,10 @@ class Machine:
         """A channel of its own; close it. `config` makes the caller somebody else."""
         return connect(config or Config.load(self.config_file))
 
+    def reconnect(self) -> None:
+        """Let `api` be on a connection of its own from now on: one that broke may rest for long."""
+        self._disconnect()
+
     def wait_until_serving(self, timeout: float = BOOT_SECONDS) -> None:
         """Return once the API answers SERVING. Raises `LostError` if the machine is lost."""
         wait_until_serving(self.connect, self.qemu.check, timeout)

@@ -4,14 +4,17 @@ from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Any, Final
 
+from initd.boot import options
+from initd.boot.options import DataOptions
 from initd.log import Level
 from initd.values import NamedTuple
 
 # Seconds that PID 1 or the runtime may be silent.
 WATCHDOG: Final = 60
 _WATCHDOG_LIMITS: Final = (5, 3600)
-# How a data disk may be named.
-_DISKS: Final = ("LABEL=", "PARTLABEL=", "/dev/")
+# Seconds in which a new version must be found healthy.
+HEALTH: Final = 120
+_HEALTH_LIMITS: Final = (10, 3600)
 _LEVELS: Final = {"debug": Level.DEBUG, "info": Level.INFO, "warning": Level.WARNING}
 
 
@@ -23,16 +26,22 @@ class CommandLine(NamedTuple):
     sysctls: Mapping[str, str] = MappingProxyType({})
     watchdog: int = WATCHDOG
     """Seconds; 0: no device is used."""
-    data: str = ""
-    """The data disk; empty: one that is there and named as such; `off`: none."""
+    health: int = HEALTH
+    """Seconds that a new version has to be found healthy."""
+    data: DataOptions = DataOptions()
     unclaim: bool = False
     """Whether what is stored of who the node is is moved away."""
+    config_disk: str = ""
+    """`wait`: a disk with the node's configuration is waited for; `off`: none is looked for."""
+    screen: bool = True
+    """Whether what the node is and how it is is shown on the display and serial lines."""
     problems: tuple[str, ...] = ()
 
 
 def parse(text: str) -> CommandLine:
     """The last one counts where a parameter stands twice."""
     found: dict[str, Any] = {}
+    data: dict[str, Any] = {}
     sysctls: dict[str, str] = {}
     problems: list[str] = []
     for word in words(text):
@@ -41,11 +50,16 @@ def parse(text: str) -> CommandLine:
             if name in _READERS:
                 field, read = _READERS[name]
                 found[field] = read(value)
+            elif name in _OF_DATA:
+                data |= _of_data(name, value)
             elif name.startswith("aurae.sysctl."):
                 sysctls[_sysctl(name.removeprefix("aurae.sysctl."))] = value
         except ValueError as error:
             problems.append(f"{word}: {error}")
-    return CommandLine(**found, sysctls=sysctls, problems=tuple(problems))
+            if name in _OF_DATA:
+                # The default, which nobody asked for, must not be made in its place.
+                data["makes"] = False
+    return CommandLine(**found, data=DataOptions(**data), sysctls=sysctls, problems=tuple(problems))
 
 
 def _hostname(value: str) -> str:
@@ -69,16 +83,34 @@ def _watchdog(value: str) -> int:
     raise ValueError(f"must be off, or {low} to {high} seconds")
 
 
-def _data(value: str) -> str:
-    if value != "off" and (value in _DISKS or not value.startswith(_DISKS)):
-        raise ValueError("must be off, LABEL=…, PARTLABEL=… or /dev/…")
-    return value
+def _health(value: str) -> int:
+    low, high = _HEALTH_LIMITS
+    if value.isascii() and value.isdigit() and low <= int(value) <= high:
+        return int(value)
+    raise ValueError(f"must be {low} to {high} seconds")
+
+
+def _of_data(name: str, value: str) -> dict[str, Any]:
+    field, read = _OF_DATA[name]
+    return {field: read(value)}
+
+
+def _screen(value: str) -> bool:
+    if value not in ("on", "off"):
+        raise ValueError("must be on or off")
+    return value == "on"
 
 
 def _unclaim(value: str) -> bool:
     if value:
         raise ValueError("takes no value")
     return True
+
+
+def _config_disk(value: str) -> str:
+    if value not in ("", "off"):
+        raise ValueError("must be off, or have no value: then the disk is waited for")
+    return value or "wait"
 
 
 def _sysctl(key: str) -> str:
@@ -92,8 +124,17 @@ _READERS: Final[Mapping[str, tuple[str, Callable[[str], Any]]]] = {
     "aurae.hostname": ("hostname", _hostname),
     "aurae.log": ("level", _level),
     "aurae.watchdog": ("watchdog", _watchdog),
-    "aurae.data": ("data", _data),
+    "aurae.health": ("health", _health),
+    "aurae.screen": ("screen", _screen),
     "aurae.unclaim": ("unclaim", _unclaim),
+    "aurae.config-disk": ("config_disk", _config_disk),
+}
+
+_OF_DATA: Final[Mapping[str, tuple[str, Callable[[str], Any]]]] = {
+    "aurae.data": ("device", options.device),
+    "aurae.data.filesystem": ("filesystem", options.filesystem),
+    "aurae.data.encryption": ("encryption", options.encryption),
+    "aurae.data.tpm2-pcrs": ("tpm2_pcrs", options.tpm2_pcrs),
 }
 
 

@@ -44,11 +44,11 @@ class Report(NamedTuple):
     reboot: bool = False
 
 
-def start(told: Booted) -> Looking:
-    """For a boot from a slot. OSError."""
+def start(told: Booted, *, bless: bool = False) -> Looking:
+    """For a boot from a slot, of a version that is blessed if its image is whole. OSError."""
     read, write = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
     try:
-        pid = spawn.in_child(lambda: _work(told, write))
+        pid = spawn.in_child(lambda: _work(told, write, bless=bless))
     except OSError:
         os.close(read)
         raise
@@ -95,23 +95,29 @@ def judge(partition: Esp, version: str, image: str) -> Report:
     return Report(f"{damaged}; another version is started", reboot=True)
 
 
-def _work(told: Booted, write: int) -> None:
+def _work(told: Booted, write: int, *, bless: bool) -> None:
     with suppress(OSError), open(_PROCS, "w") as procs:
         procs.write(str(os.getpid()))
     os.nice(_NICE)
     try:
         said = _look(told)
         if not said.problem:
+            if bless:
+                _bless(told)
             _clear(told)
     except OSError as e:
         said = Report(f"boot: {e}")
     os.write(write, f"{_REBOOT if said.reboot else ''}\n{said.problem}".encode()[:_REPORT_LIMIT])
 
 
-def _look(told: Booted) -> Report:
-    # What is mounted here to read the boot loader's variables is nobody else's business.
+def set_apart() -> None:
+    """What is mounted here to read the boot loader's variables is nobody else's business."""
     namespace.unshare(Namespace.MOUNT)
     mount("", "/", "", MountFlag.REC | MountFlag.PRIVATE)
+
+
+def _look(told: Booted) -> Report:
+    set_apart()
     entry = esp.running_entry()
     image = _image(told)
     if entry is None or not image:
@@ -128,6 +134,14 @@ def _image(told: Booted) -> str:
             tree = verity.read(f"/dev/{slot.tree}")
             return tree.image if tree else ""
     return ""
+
+
+def _bless(told: Booted) -> None:
+    """First of all: a version that is cleared and not blessed is tried again, and no harm done."""
+    entry = esp.running_entry()
+    if entry is not None:
+        with esp.opened(esp.find_device(told.disk)) as partition:
+            partition.bless(entry.version)
 
 
 def _clear(told: Booted) -> None:

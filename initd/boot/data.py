@@ -1,7 +1,8 @@
-"""The data disk: an ext4 file system that becomes /var, where the node keeps what outlives a boot.
+"""The data disk: a file system that becomes /var, where the node keeps what outlives a boot.
 
-It is looked for, mounted and made ready in a copy of this process: a disk may answer late, or
-never. What the copy has mounted aside is then moved to its place, at once and as a whole.
+It is looked for, made, mounted and made ready in a copy of this process: a disk may answer late, or
+never. What the copy has mounted aside is then moved to its place, at once and as a whole. What is
+only needed for a disk that has to be made, grown or opened is imported, and run, only then.
 """
 
 import os
@@ -11,11 +12,11 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import Final
 
-from initd.boot.cmdline import CommandLine
 from initd.boot.credentials import FOLDER as CREDENTIALS
-from initd.boot.disks import block_devices, ext4_label
+from initd.boot.disks import NotThere, block_devices, content
 from initd.boot.modules import Modules, find_modaliases
 from initd.boot.mounts import FOLDERS, LINKS
+from initd.boot.options import DataOptions
 from initd.boot.plan import Done
 from initd.linux import spawn
 from initd.linux.mount import MountFlag, mount
@@ -27,18 +28,20 @@ STATE: Final = "lib/aurae"
 """The node's own folder there."""
 
 # Seconds that a disk may take to appear which the command line asks for, and then to be mounted:
-# after a power cut that writes what its journal holds.
+# after a power cut that writes what its journal holds. And for each part of making one.
 PATIENCE: Final = 30.0
 MOUNTING: Final = 60.0
+MAKING: Final = 300.0
 _POLL: Final = 0.02
 # What one look has brought forth may need drivers in turn.
 _LOOKS: Final = 8
 
-_ASIDE: Final = "/run/aurae/data"
-_PROCS: Final = "/sys/fs/cgroup/auraed/hardware/cgroup.procs"
-_BLOCK: Final = "/sys/class/block"
+ASIDE: Final = "/run/aurae/data"
+"""Where it is mounted until it is ready."""
+_CGROUP: Final = "/sys/fs/cgroup/auraed/hardware"
+BLOCK: Final = "/sys/class/block"
 # No more to be found on these than on what they show.
-_NO_DISKS: Final = ("ram", "loop", "zram", "pmem", "nbd", "fd")
+_NO_DISKS: Final = ("ram", "loop", "zram", "pmem", "nbd", "fd", "dm-")
 # Who has these says itself who it is: runtime.trust.files.
 _IDENTITY: Final = ("aurae.node.crt", "aurae.node.key", "aurae.ca.crt")
 
@@ -46,6 +49,10 @@ _IDENTITY: Final = ("aurae.node.crt", "aurae.node.key", "aurae.ca.crt")
 _CLASSES: Final = ("bc01sc", "bc0Csc03", "bc08sc05")
 _BUSES: Final = ("virtio:d00000002", "virtio:d00000008", "pci:v00001AF4")
 _BUSES_OF_DISKS: Final = ("usb:", "scsi:", "mmc:", "vmbus:", "xen:vbd")
+
+_WITHOUT: Final = "The node keeps nothing across boots"
+
+Say = Callable[[str], None]
 
 
 class Search(NamedTuple):
@@ -57,39 +64,58 @@ class Search(NamedTuple):
     drivers: bool
 
 
-class NotThere(Exception):
-    """No disk, or none that can be used. Empty: there is none, and none was asked for."""
+class Teller(NamedTuple):
+    """How the copy is heard before it is done: what it does next, and what it goes on without."""
+
+    say: Say
+    warn: Say
 
 
-def search(command_line: CommandLine, credentials: str = CREDENTIALS) -> Search | None:
+def search(options: DataOptions, credentials: str = CREDENTIALS) -> Search | None:
     """What this boot looks for. None: nothing.
 
     Disks' drivers are loaded late, to not hold the API up. A node that was not told who it is may
     know from its disk, and has nothing else to serve.
     """
-    if command_line.data == "off":
+    if options.device == "off":
         return None
-    if command_line.data:
-        return Search(command_line.data, PATIENCE, drivers=True)
+    if options.device:
+        return Search(options.device, PATIENCE, drivers=True)
     given = any(os.path.exists(f"{credentials}/{name}") for name in _IDENTITY)
     return Search("", 0.0, drivers=not given)
 
 
-def place(command_line: CommandLine, folder: str = _BLOCK, credentials: str = CREDENTIALS) -> Done:
-    """Have the data disk at its place, if there is one. What fails is in `problems`."""
-    wanted = search(command_line, credentials)
+def place(
+    options: DataOptions,
+    *,
+    say: Say,
+    unclaims: bool = False,
+    folder: str = BLOCK,
+    credentials: str = CREDENTIALS,
+) -> Done:
+    """Have the data disk at its place, if there is one or may be made. What fails is in `problems`;
+    what takes its time is said before."""
+    wanted = search(options, credentials)
     if wanted is None:
         return Done("off")
     if not wanted.drivers and not any(map(_may_be, block_devices(folder))):
         return Done("none")
+    warnings: list[str] = []
+
+    def prepare(teller: Teller) -> str:
+        from initd.boot.preparation import Preparation
+
+        return Preparation(wanted, options, credentials, teller).run(unclaims=unclaims)
+
     try:
-        device = _in_copy(lambda: _prepare(wanted, unclaims=command_line.unclaim), wanted.patience)
-        mount(_ASIDE, PLACE, "", MountFlag.MOVE)
+        device = _in_copy(prepare, wanted.patience, Teller(say, warnings.append))
+        mount(ASIDE, PLACE, "", MountFlag.MOVE)
     except NotThere as e:
-        return Done("none", (str(e),) if str(e) else ())
+        problems = (f"{e}. {_WITHOUT}",) if str(e) else ()
+        return Done("none", (*warnings, *problems))
     except OSError as e:
-        return Done("none", (f"{PLACE}: {e.strerror}; the node keeps nothing across boots",))
-    return Done(device)
+        return Done("none", (*warnings, f"{PLACE}: {e.strerror}. {_WITHOUT}"))
+    return Done(device, tuple(warnings))
 
 
 def matches(device: Mapping[str, str], wanted: str, folder: str = "/dev") -> bool:
@@ -98,11 +124,12 @@ def matches(device: Mapping[str, str], wanted: str, folder: str = "/dev") -> boo
     path = f"{folder}/{device['DEVNAME']}"
     match kind:
         case "":
-            return device.get("PARTNAME") == NAME or (_may_be(device) and ext4_label(path) == NAME)
+            named = device.get("PARTNAME") == NAME
+            return named or (_may_be(device) and content(path).label == NAME)
         case "PARTLABEL":
             return device.get("PARTNAME") == value
         case "LABEL":
-            return _may_be(device) and ext4_label(path) == value
+            return _may_be(device) and content(path).label == value
         case _:
             return f"/dev/{device['DEVNAME']}" == wanted
 
@@ -133,11 +160,9 @@ def _may_be(device: Mapping[str, str]) -> bool:
     return not device["DEVNAME"].rpartition("/")[2].startswith(_NO_DISKS)
 
 
-def _in_copy(work: Callable[[], str], patience: float) -> str:
+def _in_copy(work: Callable[[Teller], str], patience: float, teller: Teller) -> str:
     """What `work` says, in a copy of this process. Raises NotThere with what it raised, and where
     it is not done in time."""
-    import select
-
     read, write = os.pipe2(os.O_CLOEXEC)
     try:
         pid = spawn.in_child(lambda: _tell(work, write))
@@ -147,51 +172,66 @@ def _in_copy(work: Callable[[], str], patience: float) -> str:
     finally:
         os.close(write)
     try:
-        if not select.select([read], [], [], patience + MOUNTING)[0]:
-            with suppress(OSError):
-                os.kill(pid, signal.SIGKILL)
-            raise NotThere("the disk does not answer; the node keeps nothing across boots")
-        kind, _, text = os.read(read, 4096).decode(errors="replace").partition(" ")
-        os.waitpid(pid, 0)
+        told = _hear(read, patience + MOUNTING, teller)
+    except NotThere:
+        _end(pid)
+        raise
     finally:
         os.close(read)
+    os.waitpid(pid, 0)
+    kind, _, text = told.partition(" ")
     if kind not in ("found", "none"):
-        raise NotThere("its search ended before it was done; the node keeps nothing across boots")
+        raise NotThere("its search ended before it was done")
     if kind == "none":
         raise NotThere(text)
     return text
 
 
-def _tell(work: Callable[[], str], write: int) -> None:
-    with suppress(OSError), open(_PROCS, "w") as procs:
+def _hear(read: int, seconds: float, teller: Teller) -> str:
+    """The last line that the copy has told; earlier ones are passed on. Raises NotThere."""
+    import select
+
+    deadline = time.monotonic() + seconds
+    waiting = b""
+    last = ""
+    while select.select([read], [], [], max(deadline - time.monotonic(), 0))[0]:
+        data = os.read(read, 4096)
+        if not data:
+            return last
+        *lines, waiting = (waiting + data).split(b"\n")
+        for line in lines:
+            last = line.decode(errors="replace")
+            kind, _, text = last.partition(" ")
+            if kind == "say":
+                teller.say(text)
+                deadline = time.monotonic() + MAKING
+            elif kind == "warn":
+                teller.warn(text)
+    raise NotThere("the disk does not answer")
+
+
+def _end(pid: int) -> None:
+    """Kill the copy, and what it runs. It may be where no signal reaches it."""
+    with suppress(OSError):
+        os.kill(pid, signal.SIGKILL)
+    with suppress(OSError), open(f"{_CGROUP}/cgroup.kill", "w") as kill:
+        kill.write("1")
+
+
+def _tell(work: Callable[[Teller], str], write: int) -> None:
+    def tell(kind: str, text: str) -> None:
+        line = f"{kind} {text}".replace("\n", " ")
+        os.write(write, line.encode()[:2048] + b"\n")
+
+    with suppress(OSError), open(f"{_CGROUP}/cgroup.procs", "w") as procs:
         procs.write(str(os.getpid()))
     try:
-        said = f"found {work()}"
+        tell("found", work(Teller(lambda text: tell("say", text), lambda text: tell("warn", text))))
     except NotThere as e:
-        said = f"none {e}"
+        tell("none", str(e))
     except OSError as e:
         where = f"{e.filename}: " if e.filename else ""
-        said = f"none {where}{e.strerror}; the node keeps nothing across boots"
-    os.write(write, said.encode()[:4096])
-
-
-def _prepare(wanted: Search, *, unclaims: bool) -> str:
-    """Find it, mount it aside, make its folders; returns what it is. Raises NotThere, OSError."""
-    device = _find(wanted)
-    path = f"/dev/{device}"
-    Modules().load("ext4")
-    os.makedirs(_ASIDE, mode=0o700, exist_ok=True)
-    try:
-        mount(path, _ASIDE, "ext4", MountFlag.NOSUID | MountFlag.NODEV, "errors=remount-ro")
-    except OSError as e:
-        raise NotThere(
-            f"{path}: cannot be mounted ({e.strerror}); it must be ext4 and writable. The node "
-            "keeps nothing across boots"
-        ) from e
-    make_folders(_ASIDE)
-    if unclaims:
-        unclaim(f"{_ASIDE}/{STATE}")
-    return path
+        tell("none", f"{where}{e.strerror}")
 
 
 def make_folders(root: str) -> None:
@@ -210,8 +250,8 @@ def make_folders(root: str) -> None:
     os.chmod(own, 0o700)
 
 
-def _find(wanted: Search) -> str:
-    """The device's name. Raises NotThere."""
+def find(wanted: Search) -> dict[str, str]:
+    """The device's properties. Raises NotThere."""
     modules = Modules() if wanted.drivers else None
     deadline = time.monotonic() + wanted.patience
     looks = 0
@@ -219,10 +259,10 @@ def _find(wanted: Search) -> str:
         loaded: list[str] = []
         if modules is not None:
             loaded, _ = modules.for_aliases(filter(is_storage, find_modaliases()))
-        devices = block_devices(_BLOCK)
+        devices = block_devices(BLOCK)
         for device in devices:
             if matches(device, wanted.wanted):
-                return device["DEVNAME"]
+                return device
         looks += 1
         if time.monotonic() >= deadline and (not loaded or looks >= _LOOKS):
             break
@@ -232,6 +272,5 @@ def _find(wanted: Search) -> str:
         raise NotThere
     names = " ".join(device["DEVNAME"] for device in devices if _may_be(device)) or "no disk at all"
     raise NotThere(
-        f"{wanted.wanted}: not found in {wanted.patience:g} s; there is {names}; set aurae.data=. "
-        "The node keeps nothing across boots"
+        f"{wanted.wanted}: not found in {wanted.patience:g} s; there is {names}; set aurae.data="
     )

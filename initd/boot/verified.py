@@ -68,9 +68,16 @@ def map_root(slot: Slot, root_hash: str) -> str:
 
 
 def count(slot: Slot, root_hash: str) -> int:
-    """Count this boot; returns how many came to nothing before it, one after the other. OSError."""
+    """Count this boot; returns how many came to nothing before it, one after the other. One of a
+    version that was not found healthy the last time is watched. OSError."""
     device = attempts.find_device(slot.disk)
-    return 0 if device is None else attempts.add(device, root_hash)
+    if device is None:
+        return 0
+    if attempts.read(device) != attempts.Attempts(root_hash):
+        from initd.boot import guard
+
+        guard.start()
+    return attempts.add(device, root_hash)
 
 
 def open_root(root_hash: str, looks: Iterable[Devices], *, counted: bool) -> tuple[Booted, int]:

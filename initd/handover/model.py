@@ -123,6 +123,14 @@ class WatchdogState(NamedTuple):
     every: float
 
 
+class ScreenState(NamedTuple):
+    """Who the node is, as the runtime told, and what hears of addresses that change."""
+
+    spiffe_id: str = ""
+    fingerprint: str = ""
+    listener: Descriptor | None = None
+
+
 class State(NamedTuple):
     """All that PID 1 knows. `began` is when it stopped to listen."""
 
@@ -137,4 +145,5 @@ class State(NamedTuple):
     buttons: dict[str, Descriptor]
     notify: Descriptor | None = None
     watchdog: WatchdogState | None = None
+    screen: ScreenState = ScreenState()
     format: int = FORMAT

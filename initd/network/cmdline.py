@@ -221,20 +221,23 @@ def _mac(text: str) -> bytes | None:
     return mac
 
 
-def settings_of(settings: Settings, names: Sequence[str]) -> dict[str, LinkSettings]:
-    """What each link is to have; `names` in the order of their appearance.
+def explicit_settings(
+    settings: Settings, names: Sequence[str], candidates: Sequence[str]
+) -> dict[str, LinkSettings]:
+    """What an `ip=` gives each of these links; `names` in the order of their appearance.
 
-    Settings without a device go to the first link that has none by name. Several for one add up.
+    Settings without a device go to the first of `candidates` that has none by name. Several for one
+    add up.
     """
     by_name: dict[str, LinkSettings] = {}
     for link in settings.links:
         if link.device is not None and link.device in names:
             by_name[link.device] = _sum(by_name.get(link.device), link)
-    first = next((name for name in names if name not in by_name), None)
+    first = next((name for name in candidates if name not in by_name), None)
     for link in settings.links:
         if link.device is None and first is not None:
             by_name[first] = _sum(by_name.get(first), link)
-    return {name: by_name.get(name, settings.default) for name in names}
+    return by_name
 
 
 def _sum(one: LinkSettings | None, other: LinkSettings) -> LinkSettings:

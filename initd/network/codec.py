@@ -50,6 +50,7 @@ RTM_NEWNDUSEROPT: Final = 68
 REQUEST: Final = 0x1
 ACK: Final = 0x4
 REPLACE: Final = 0x100
+EXCL: Final = 0x200
 DUMP: Final = 0x300
 CREATE: Final = 0x400
 HEADER: Final = 16
@@ -62,16 +63,51 @@ RT_SCOPE_LINK: Final = 253
 RTNH_F_ONLINK: Final = 4
 IFA_F_TENTATIVE: Final = 0x40
 FOREVER: Final = 0xFFFFFFFF
+# The group of the links that we make ("aura"). The kernel sets it together with making the link,
+# which it would not do with an alias.
+OURS: Final = 0x61757261
+# RTPROT_RA; as an address has it, it is Origin.ADVERTISED.
+RTPROT_RA: Final = 9
+
+# Of each kind of link that we make, its options as the document and the kernel call them.
+OPTIONS: Final = {
+    "vlan": {"id": "IFLA_VLAN_ID"},
+    "bond": {
+        # The mode first: which of the others there are depends on it.
+        "mode": "IFLA_BOND_MODE",
+        "miimon": "IFLA_BOND_MIIMON",
+        "lacp-rate": "IFLA_BOND_AD_LACP_RATE",
+        "hash-policy": "IFLA_BOND_XMIT_HASH_POLICY",
+        "primary": "IFLA_BOND_PRIMARY",
+    },
+    "bridge": {"stp": "IFLA_BR_STP_STATE"},
+}
 
 
 @dataclass(frozen=True, slots=True)
 class AnyLink:
-    """A link of any kind. `master` is the bridge or bond whose port it is, else 0."""
+    """A link of any kind. `master` is the bridge or bond whose port it is, else 0; `parent` what a
+    VLAN lies on, else 0; `permanent` is the hardware's address, empty where there is none."""
 
     link: Link
     kind: str | None
     ethernet: bool
     master: int
+    parent: int = 0
+    group: int = 0
+    permanent: bytes = b""
+    options: tuple[tuple[str, int], ...] = ()
+    physical: bool = False
+
+    @property
+    def hardware(self) -> bytes:
+        """A card's own address: as a port of a bond it has another for as long."""
+        return self.permanent or self.link.mac
+
+    @property
+    def ours(self) -> bool:
+        """Whether we made it."""
+        return self.group == OURS and self.kind in OPTIONS
 
 
 def decode_link(data: bytes) -> AnyLink:
@@ -92,7 +128,24 @@ def decode_link(data: bytes) -> AnyLink:
         kind=info.get_attr("IFLA_INFO_KIND") if info is not None else None,
         ethernet=message["ifi_type"] == ARPHRD_ETHER,
         master=message.get_attr("IFLA_MASTER") or 0,
+        parent=message.get_attr("IFLA_LINK") or 0,
+        group=message.get_attr("IFLA_GROUP") or 0,
+        permanent=_bytes(message.get_attr("IFLA_PERM_ADDRESS")),
+        options=_options(info) if info is not None else (),
     )
+
+
+def _bytes(text: str | None) -> bytes:
+    return bytes.fromhex((text or "").replace(":", ""))
+
+
+def _options(info: Any) -> tuple[tuple[str, int], ...]:
+    data = info.get_attr("IFLA_INFO_DATA")
+    names = OPTIONS.get(info.get_attr("IFLA_INFO_KIND"))
+    if data is None or names is None:
+        return ()
+    values = ((name, data.get_attr(attribute)) for name, attribute in names.items())
+    return tuple((name, int(value)) for name, value in values if value is not None)
 
 
 def decode_address(data: bytes, now: float) -> Address | None:
@@ -121,8 +174,9 @@ def decode_route(data: bytes) -> Route | None:
     """None for routes of others, and in other tables than main."""
     message = _decoded(rtmsg, data)
     link = message.get_attr("RTA_OIF")
+    origin = ORIGINS.get(message["proto"])
     if (
-        message["proto"] not in (Origin.STATIC, Origin.DHCP)
+        origin is None
         or message["table"] != RT_TABLE_MAIN
         or message["type"] != RTN_UNICAST
         or link is None
@@ -135,11 +189,21 @@ def decode_route(data: bytes) -> Route | None:
         link=link,
         destination=_network(f"{destination}/{message['dst_len']}"),
         gateway=None if gateway is None else ip_address(gateway),
-        origin=Origin(message["proto"]),
+        origin=origin,
         metric=message.get_attr("RTA_PRIORITY") or 0,
         source=None if source is None or ":" in source else IPv4Address(source),
         onlink=bool(message["flags"] & RTNH_F_ONLINK),
     )
+
+
+# Whose routes are looked at, by the kernel's number.
+ORIGINS: Final = {
+    int(Origin.STATIC): Origin.STATIC,
+    int(Origin.DHCP): Origin.DHCP,
+    int(Origin.DOCUMENT): Origin.DOCUMENT,
+    RTPROT_RA: Origin.ADVERTISED,
+}
+_PROTOCOLS: Final = {origin: number for number, origin in ORIGINS.items()}
 
 
 def dump_links() -> bytes:
@@ -151,7 +215,7 @@ def dump_addresses(link: int) -> bytes:
 
 
 def dump_routes(origin: Origin, version: int) -> bytes:
-    fields = {"family": _family(version), "proto": origin, "table": RT_TABLE_MAIN}
+    fields = {"family": _family(version), "proto": _PROTOCOLS[origin], "table": RT_TABLE_MAIN}
     return _encoded(rtmsg, RTM_GETROUTE, DUMP, fields)
 
 
@@ -165,6 +229,46 @@ def set_link(link: int, *, up: bool | None, mtu: int | None, mac: bytes | None) 
     if mtu is not None:
         attributes.append(("IFLA_MTU", mtu))
     return _encoded(ifinfmsg, RTM_NEWLINK, ACK, fields, attributes)
+
+
+def create_link(
+    name: str,
+    kind: str,
+    options: Iterable[tuple[str, int]],
+    *,
+    parent: int | None,
+    mac: bytes | None,
+) -> bytes:
+    """Marked as ours. The kernel loads the module of that kind if need be."""
+    attributes: list[tuple[str, object]] = [("IFLA_IFNAME", name), ("IFLA_GROUP", OURS)]
+    if parent is not None:
+        attributes.append(("IFLA_LINK", parent))
+    if mac is not None:
+        attributes.append(("IFLA_ADDRESS", mac.hex(":")))
+    attributes.append(_link_info(kind, options))
+    return _encoded(ifinfmsg, RTM_NEWLINK, ACK | CREATE | EXCL, {}, attributes)
+
+
+def remove_link(link: int) -> bytes:
+    return _encoded(ifinfmsg, RTM_DELLINK, ACK, {"index": link})
+
+
+def rename_link(link: int, name: str) -> bytes:
+    return _encoded(ifinfmsg, RTM_NEWLINK, ACK, {"index": link}, [("IFLA_IFNAME", name)])
+
+
+def set_master(link: int, master: int) -> bytes:
+    return _encoded(ifinfmsg, RTM_NEWLINK, ACK, {"index": link}, [("IFLA_MASTER", master)])
+
+
+def set_options(link: int, kind: str, options: Iterable[tuple[str, int]]) -> bytes:
+    return _encoded(ifinfmsg, RTM_NEWLINK, ACK, {"index": link}, [_link_info(kind, options)])
+
+
+def _link_info(kind: str, options: Iterable[tuple[str, int]]) -> tuple[str, object]:
+    names = OPTIONS[kind]
+    data = {"attrs": [(names[name], value) for name, value in options]}
+    return ("IFLA_LINKINFO", {"attrs": [("IFLA_INFO_KIND", kind), ("IFLA_INFO_DATA", data)]})
 
 
 def add_address(address: Address, now: float) -> bytes:
@@ -202,7 +306,7 @@ def _route(kind: int, flags: int, route: Route) -> bytes:
         "family": _family(route.destination.version),
         "dst_len": route.destination.prefixlen,
         "table": RT_TABLE_MAIN,
-        "proto": int(route.origin),
+        "proto": _PROTOCOLS[route.origin],
         "scope": RT_SCOPE_LINK if direct_v4 else RT_SCOPE_UNIVERSE,
         "type": RTN_UNICAST,
         "flags": RTNH_F_ONLINK if route.onlink else 0,

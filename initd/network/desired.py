@@ -60,7 +60,56 @@ class RemoveRoute:
     route: Route
 
 
-Change: TypeAlias = SetLink | AddAddress | RemoveAddress | AddRoute | RemoveRoute
+@dataclass(frozen=True, slots=True)
+class CreateLink:
+    """`parent` is the index of what a VLAN lies on."""
+
+    name: str
+    kind: str
+    options: tuple[tuple[str, int], ...]
+    parent: int | None = None
+    mac: bytes | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class RemoveLink:
+    link: int
+
+
+@dataclass(frozen=True, slots=True)
+class RenameLink:
+    link: int
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class SetMaster:
+    """Make it a port of `master`, for which it is set down: a bond takes no other, and addresses
+    of IPv6 and all routes go with that. 0 lets it go."""
+
+    link: int
+    master: int
+
+
+@dataclass(frozen=True, slots=True)
+class SetOptions:
+    link: int
+    kind: str
+    options: tuple[tuple[str, int], ...]
+
+
+Change: TypeAlias = (
+    SetLink
+    | AddAddress
+    | RemoveAddress
+    | AddRoute
+    | RemoveRoute
+    | CreateLink
+    | RemoveLink
+    | RenameLink
+    | SetMaster
+    | SetOptions
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,30 +120,47 @@ class Wanted:
     routes: tuple[Route, ...]
     mtu: int | None
     mac: bytes | None
+    advertisements: bool = True
 
 
-def wanted(link: Link, settings: LinkSettings, lease: Lease | None) -> Wanted:
+def wanted(
+    link: Link, settings: LinkSettings, lease: Lease | None, usual_mtu: int | None = None
+) -> Wanted:
+    """`usual_mtu` is what the link has when nobody asks for another; None leaves it as it is."""
     addresses = list(_static_addresses(link, settings))
-    networks = [address.interface.network for address in addresses]
-    routes = [_static_route(link, gateway, networks) for gateway in settings.gateways]
+    routes = list(_static_routes(link, settings))
     if lease is not None:
         metric = DHCP_METRIC + link.index
         addresses.append(Address(link.index, lease.address, Origin.DHCP, metric, lease.expires))
         routes += _lease_routes(link, lease, metric)
-    mtu = settings.mtu or (lease.mtu if lease else None)
-    return Wanted(tuple(addresses), tuple(routes), mtu, settings.mac)
+    mtu = settings.mtu or (lease.mtu if lease else None) or usual_mtu
+    return Wanted(tuple(addresses), tuple(routes), mtu, settings.mac, settings.advertisements)
 
 
 def _static_addresses(link: Link, settings: LinkSettings) -> Iterator[Address]:
     for interface in dict.fromkeys(settings.addresses):
-        yield Address(link.index, interface, Origin.STATIC, STATIC_METRIC + link.index)
+        yield Address(link.index, interface, settings.origin, STATIC_METRIC + link.index)
 
 
-def _static_route(link: Link, gateway: IPAddress, networks: Iterable[IPNetwork]) -> Route:
-    everywhere = EVERYWHERE_4 if gateway.version == 4 else EVERYWHERE_6
+def _static_routes(link: Link, settings: LinkSettings) -> Iterator[Route]:
+    """Those on the link first, as of a lease."""
     metric = STATIC_METRIC + link.index
-    onlink = not _reachable(gateway, networks)
-    return Route(link.index, everywhere, gateway, Origin.STATIC, metric, onlink=onlink)
+    networks = [interface.network for interface in settings.addresses]
+    for route in sorted(settings.routes, key=lambda route: route.gateway is not None):
+        yield Route(
+            link.index,
+            route.destination,
+            route.gateway,
+            settings.origin,
+            metric if route.metric is None else route.metric,
+            onlink=route.onlink,
+        )
+    for gateway in settings.gateways:
+        everywhere = EVERYWHERE_4 if gateway.version == 4 else EVERYWHERE_6
+        # On the command line there is no word for it: what cannot be reached otherwise is.
+        guessed = settings.origin is Origin.STATIC and not _reachable(gateway, networks)
+        onlink = settings.onlink or guessed
+        yield Route(link.index, everywhere, gateway, settings.origin, metric, onlink=onlink)
 
 
 def _lease_routes(link: Link, lease: Lease, metric: int) -> Iterator[Route]:
@@ -123,21 +189,28 @@ def changes(
     """In an order that leaves no gap: the new before the old goes.
 
     `addresses` and `routes` are those that the kernel has on this link, of any origin. Only those
-    by DHCP are ever removed: the command line does not change, and others are not ours.
+    by DHCP and of the document are removed, and those that routers advertise where they are not
+    wanted: the command line does not change, and others are not ours.
     """
+    goes = {Origin.DHCP, Origin.DOCUMENT}
+    if not want.advertisements:
+        goes.add(Origin.ADVERTISED)
+    keep = {address.interface for address in want.addresses}
+    unwanted = [a for a in addresses if a.origin in goes and a.interface not in keep]
+    # With another prefix length it is the same address to IPv6, and cannot be there twice.
+    same_ip = {interface.ip for interface in keep if interface.version == 6}
+    early = [address for address in unwanted if address.interface.ip in same_ip]
     found: list[Change] = list(_link_changes(link, want))
+    found += map(RemoveAddress, early)
     have = {address.interface: address for address in addresses}
     found += (AddAddress(a) for a in want.addresses if not _same(have.get(a.interface), a))
     wanted_routes = set(want.routes)
     for route in routes:
-        if route.origin is Origin.DHCP and route not in wanted_routes:
+        if route.origin in goes and route not in wanted_routes:
             replaced = any(_in_place_of(route, other) for other in want.routes)
             found += () if replaced else (RemoveRoute(route),)
     found += (AddRoute(route) for route in want.routes if route not in routes)
-    keep = {address.interface for address in want.addresses}
-    for address in addresses:
-        if address.origin is Origin.DHCP and address.interface not in keep:
-            found.append(RemoveAddress(address))
+    found += (RemoveAddress(address) for address in unwanted if address not in early)
     return tuple(found)
 
 

@@ -18,16 +18,21 @@ IPNetwork: TypeAlias = IPv4Network | IPv6Network
 
 
 class Origin(IntEnum):
-    """Who gave an address or a route: the kernel's RTPROT_ numbers, or IFA_PROTO_RA."""
+    """Who gave an address or a route: the kernel's RTPROT_ numbers, or IFA_PROTO_RA.
+
+    ``DOCUMENT`` is a number that nobody else has (iproute2's etc/rt_protos), so that what the
+    document gave is known for ours, and removed when the document no longer names it.
+    """
 
     ADVERTISED = 2
     STATIC = 4
     DHCP = 16
+    DOCUMENT = 97
 
 
 @dataclass(frozen=True, slots=True)
 class Link:
-    """A link of ours: a physical Ethernet device that nothing else has taken as its port."""
+    """A link of ours: a physical Ethernet device, or one that the document has us make."""
 
     index: int
     name: str
@@ -112,9 +117,41 @@ class Advertisements:
         return min((time for time in times if time is not None), default=None)
 
 
+@dataclass(frozen=True, slots=True)
+class StaticRoute:
+    """Without a metric it has that of its link."""
+
+    destination: IPNetwork
+    gateway: IPAddress | None = None
+    metric: int | None = None
+    onlink: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Virtual:
+    """A link that is made of others. `options` have the document's names and the kernel's numbers;
+    `parent` is what a VLAN lies on, `ports` are those of a bond or bridge."""
+
+    kind: str
+    parent: str | None = None
+    ports: tuple[str, ...] = ()
+    options: tuple[tuple[str, int], ...] = ()
+    primary: str | None = None
+
+    @property
+    def below(self) -> tuple[str, ...]:
+        """The links that it lies on."""
+        return self.ports if self.parent is None else (self.parent,)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LinkSettings:
-    """One `ip=`. Without a device it is for the first link that has none of its own."""
+    """One `ip=`, or one link of the document.
+
+    Without a device it is for the first link that has none of its own. `mac` is to be set; `match`
+    is the hardware address of the card that is to have the name `device`. With `onlink`, gateways
+    need not be in a network of the link.
+    """
 
     device: str | None = None
     addresses: tuple[IPInterface, ...] = ()
@@ -123,13 +160,20 @@ class LinkSettings:
     advertisements: bool = True
     mtu: int | None = None
     mac: bytes | None = None
+    match: bytes | None = None
+    routes: tuple[StaticRoute, ...] = ()
+    onlink: bool = False
+    virtual: Virtual | None = None
+    origin: Origin = Origin.STATIC
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
-    """What the kernel command line asks for. `default` is for links that no `ip=` is about."""
+    """What the kernel command line asks for, or the document. `default` is for links that neither
+    is about."""
 
     links: tuple[LinkSettings, ...] = ()
     default: LinkSettings = LinkSettings()
     nameservers: tuple[IPAddress, ...] = ()
+    search: tuple[str, ...] = ()
     hostname: str | None = None

@@ -12,9 +12,14 @@ from initd.network.desired import (
     AddAddress,
     AddRoute,
     Change,
+    CreateLink,
     RemoveAddress,
+    RemoveLink,
     RemoveRoute,
+    RenameLink,
     SetLink,
+    SetMaster,
+    SetOptions,
 )
 from initd.network.model import Address, Origin, Route
 
@@ -57,8 +62,11 @@ class Requests:
         return [address for address in found if address and address.link == link]
 
     def routes(self) -> list[Route]:
-        """Those that we made, on any link."""
-        asked = ((Origin.DHCP, 4), (Origin.STATIC, 4), (Origin.STATIC, 6))
+        """Those that we made and those that routers advertise, on any link."""
+        asked = (
+            *((Origin.DHCP, 4), (Origin.STATIC, 4), (Origin.STATIC, 6)),
+            *((Origin.DOCUMENT, 4), (Origin.DOCUMENT, 6), (Origin.ADVERTISED, 6)),
+        )
         found: list[Route] = []
         for origin, version in asked:
             try:
@@ -75,6 +83,8 @@ class Requests:
     def apply(self, change: Change, now: float) -> None:
         """What is to be removed and is gone already counts as removed."""
         match change:
+            case CreateLink() | RemoveLink() | RenameLink() | SetMaster() | SetOptions():
+                self._build(change)
             case SetLink(link, up, mtu, mac):
                 self._ask(codec.set_link(link, up=up, mtu=mtu, mac=mac))
             case AddAddress(address):
@@ -85,6 +95,22 @@ class Requests:
                 self._ask(codec.add_route(route))
             case RemoveRoute(route):
                 self._ask(codec.remove_route(route), absent=(errno.ESRCH, errno.ENOENT))
+
+    def _build(self, change: CreateLink | RemoveLink | RenameLink | SetMaster | SetOptions) -> None:
+        match change:
+            case CreateLink(name, kind, options, parent, new_mac):
+                request = codec.create_link(name, kind, options, parent=parent, mac=new_mac)
+                self._ask(request)
+            case RemoveLink(link):
+                self._ask(codec.remove_link(link), absent=(errno.ENODEV,))
+            case RenameLink(link, name):
+                self._ask(codec.rename_link(link, name))
+            case SetMaster(link, master):
+                if master:
+                    self._ask(codec.set_link(link, up=False, mtu=None, mac=None))
+                self._ask(codec.set_master(link, master))
+            case SetOptions(link, kind, options):
+                self._ask(codec.set_options(link, kind, options))
 
     def _ask(self, request: bytes, absent: tuple[int, ...] = ()) -> None:
         for _ in self._answers(request, absent):

@@ -11,7 +11,7 @@ from initd.network.advertisements import Advice, advised
 from initd.network.dhcp.client import Client, Note, Output
 from initd.network.dhcp.message import decode
 from initd.network.dhcp.packet import arp_of, conflicts, unwrap
-from initd.network.model import Lease, Link, LinkSettings
+from initd.network.model import Advertisements, Lease, Link, LinkSettings
 from initd.network.resolver import Source
 from initd.network.store import Known, Store
 from initd.network.wire import Wire, packets, solicit
@@ -25,7 +25,7 @@ class Surroundings:
 
     store: Store
     random: Random
-    hostname: str | None
+    hostname: Callable[[], str | None]
     watch: Callable[[socket.socket, Callable[[float], None]], None]
     forget: Callable[[socket.socket], None]
 
@@ -42,10 +42,16 @@ class Port:
         known = shared.store.load(link.name, link.mac)
         self._saved = known
         self.advertisements = known.advertisements
+        self.usual_mtu = known.usual_mtu
+        """What the link had before we gave it another."""
         self.client: Client | None = None
         if settings.dhcp:
-            self.client = Client(link.mac, shared.random, lease=known.lease)
-            self.client.hostname = shared.hostname
+            self.client = self._new_client(known.lease)
+
+    def _new_client(self, lease: Lease | None) -> Client:
+        client = Client(self.link.mac, self._shared.random, lease=lease)
+        client.hostname = self._shared.hostname()
+        return client
 
     @property
     def lease(self) -> Lease | None:
@@ -67,6 +73,33 @@ class Port:
             if self.client:
                 self._perform(self.client.adopt(now))
             self.solicit()
+
+    def ask_for(self, settings: LinkSettings, now: float) -> None:
+        """Other settings: DHCP goes on as it is where both have it."""
+        before, self.settings = self.settings, settings
+        if self.client:
+            self.client.hostname = self._shared.hostname()
+        if settings.dhcp and not self.client:
+            self.client = self._new_client(None)
+            if self.link.carrier:
+                self._perform(self.client.adopt(now))
+        elif self.client and not settings.dhcp:
+            self.client = None
+            self.close()
+        if settings.advertisements and not before.advertisements:
+            self.solicit()
+        if not settings.advertisements:
+            self.advertisements = Advertisements()
+        self._save()
+
+    def changes_mtu(self, mtu: int) -> None:
+        """To be called before it is given another: what it has is remembered, until it has that
+        again."""
+        if self.usual_mtu is None:
+            self.usual_mtu = self.link.mtu
+        elif mtu == self.usual_mtu:
+            self.usual_mtu = None
+        self._save()
 
     def close(self) -> None:
         for sock, _ in self._watched:
@@ -166,7 +199,7 @@ class Port:
         return read
 
     def _save(self) -> None:
-        known = Known(self.link.mac, self.lease, self.advertisements)
+        known = Known(self.link.mac, self.lease, self.advertisements, self.usual_mtu)
         if known == self._saved:
             return
         try:

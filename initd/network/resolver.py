@@ -9,6 +9,10 @@ from initd.network.model import Advertisements, IPAddress, Lease
 
 # MAXNS of the C libraries: they read no more.
 NAMESERVERS: Final = 3
+HEADING: Final = (
+    "# Written by auraed from the kernel command line, the configuration, DHCP and router "
+    "advertisements."
+)
 # As much as older C libraries take.
 SEARCH: Final = 6
 
@@ -22,23 +26,40 @@ class Source:
     advertisements: Advertisements
 
 
-def resolv_conf(given: Iterable[IPAddress], sources: Iterable[Source]) -> str:
-    """Those of the command line first, then those by DHCP, then those that routers advertise."""
+@dataclass(frozen=True, slots=True)
+class Resolver:
+    """As the C libraries take it."""
+
+    nameservers: tuple[str, ...]
+    search: tuple[str, ...]
+
+    @property
+    def text(self) -> str:
+        lines = [HEADING]
+        lines += (f"nameserver {server}" for server in self.nameservers)
+        if self.search:
+            lines.append(f"search {' '.join(self.search)}")
+        return "\n".join(lines) + "\n"
+
+
+def resolver(
+    given: Iterable[IPAddress], search: Iterable[str], sources: Iterable[Source]
+) -> Resolver:
+    """Those given first (command line, then document), then those by DHCP, then those that routers
+    advertise."""
     sources = tuple(sources)
     servers = [str(server) for server in given]
-    search: list[str] = []
+    domains = list(search)
     for source in sources:
         if source.lease:
             servers += map(str, source.lease.nameservers)
-            search += source.lease.search
+            domains += source.lease.search
     for source in sources:
         servers += (_scoped(e.value, source.name) for e in source.advertisements.nameservers)
-        search += (entry.value for entry in source.advertisements.search)
-    lines = ["# Written by auraed from the kernel command line, DHCP and router advertisements."]
-    lines += (f"nameserver {server}" for server in tuple(dict.fromkeys(servers))[:NAMESERVERS])
-    if search:
-        lines.append(f"search {' '.join(tuple(dict.fromkeys(search))[:SEARCH])}")
-    return "\n".join(lines) + "\n"
+        domains += (entry.value for entry in source.advertisements.search)
+    return Resolver(
+        tuple(dict.fromkeys(servers))[:NAMESERVERS], tuple(dict.fromkeys(domains))[:SEARCH]
+    )
 
 
 def _scoped(server: str, link: str) -> str:

@@ -4,6 +4,7 @@ The files are in /run: they end with the boot, and so does the clock that their 
 """
 
 import json
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from ipaddress import IPv4Address, IPv4Interface, IPv4Network
 from pathlib import Path
@@ -14,11 +15,13 @@ from initd.network.model import Advertised, Advertisements, Lease
 
 @dataclass(frozen=True, slots=True)
 class Known:
-    """`mac` is the link's when the lease was given: the server knows us by it."""
+    """`mac` is the link's when the lease was given: the server knows us by it. `usual_mtu` is the
+    one that the link had before we gave it another."""
 
     mac: bytes
     lease: Lease | None = None
     advertisements: Advertisements = field(default_factory=Advertisements)
+    usual_mtu: int | None = None
 
 
 class Store:
@@ -36,6 +39,10 @@ class Store:
 
     def save(self, name: str, known: Known) -> None:
         write_atomically(self._folder / f"{name}.json", encode(known))
+
+    def rename(self, name: str, new: str) -> None:
+        with suppress(FileNotFoundError):
+            (self._folder / f"{name}.json").replace(self._folder / f"{new}.json")
 
     def remove(self, name: str) -> None:
         (self._folder / f"{name}.json").unlink(missing_ok=True)
@@ -57,6 +64,7 @@ def encode(known: Known) -> bytes:
         "lease": None if known.lease is None else _lease_object(known.lease),
         "nameservers": [[entry.value, entry.expires] for entry in known.advertisements.nameservers],
         "search": [[entry.value, entry.expires] for entry in known.advertisements.search],
+        "usual_mtu": known.usual_mtu,
     }
     return json.dumps(value, indent=1).encode() + b"\n"
 
@@ -69,6 +77,7 @@ def decode(data: bytes) -> Known:
         advertisements=Advertisements(
             _advertised(value["nameservers"]), _advertised(value["search"])
         ),
+        usual_mtu=value.get("usual_mtu"),
     )
 
 

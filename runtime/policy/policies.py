@@ -41,9 +41,17 @@ class Held(NamedTuple):
 class Policies:
     """Reads the policy when it is first needed: a node that nobody calls need not."""
 
-    def __init__(self, stored: Path, boot: Path | None, trust_domain: Callable[[], str | None]):
-        """`trust_domain` is the node's own; None where it has no identity."""
+    def __init__(
+        self,
+        stored: Path,
+        boot: Path | None,
+        trust_domain: Callable[[], str | None],
+        configured: Path | None = None,
+    ):
+        """`trust_domain` is the node's own; None where it has no identity. `configured` is the
+        node's configuration, in which one may be."""
         self._stored = stored
+        self._configured = configured
         self._boot = boot
         self._trust_domain = trust_domain
         self._held: Held | None = None
@@ -110,6 +118,15 @@ class Policies:
             self._held = None
             self._forget_decisions()
 
+    def reread(self) -> None:
+        """The node's configuration is another now; what was stored by SetPolicy goes before it."""
+        if self._held is None or self._held.source is Source.STORED:
+            return
+        revision = self._held.revision
+        held = self._read()
+        if held.revision != revision:
+            self._take(held)
+
     def _forget_decisions(self) -> None:
         self._decisions.clear()
         self.generation += 1
@@ -151,8 +168,32 @@ class Policies:
                     e,
                 )
                 return Held(Policy(), "unusable", source)
+        if self._configured is not None and self._configured.exists():
+            held = self._of_configuration(self._configured)
+            if held is not None:
+                return held
         policy = model.default(self._trust_domain())
         return Held(policy, _revision(document.to_json(policy)), Source.DEFAULT)
+
+    @staticmethod
+    def _of_configuration(file: Path) -> Held | None:
+        import json
+
+        from runtime.policy import document
+
+        try:
+            found = json.loads(file.read_text())["values"].get("policy")
+            if found is None:
+                return None
+            policy = document.from_json(json.dumps(found))
+            return Held(policy, _revision(document.to_json(policy)), Source.BOOT)
+        except (AuraedError, OSError, ValueError, KeyError, TypeError) as e:
+            log.error(
+                "policy of the configuration: %s. Until it is mended nobody has a role; root may "
+                "SetPolicy on the node's socket",
+                e,
+            )
+            return Held(Policy(), "unusable", Source.BOOT)
 
 
 def full_method(text: str) -> str:

@@ -16,11 +16,15 @@ class Permission(StrEnum):
     LOGS_READ = "logs.read"
     NODE_OBSERVE = "node.observe"
     NODE_CONTROL = "node.control"
+    NODE_INSTALL = "node.install"
+    NODE_UPGRADE = "node.upgrade"
     AUDIT_READ = "audit.read"
     IDENTITY_READ = "identity.read"
     IDENTITY_WRITE = "identity.write"
     POLICY_READ = "policy.read"
     POLICY_WRITE = "policy.write"
+    CONFIG_READ = "config.read"
+    CONFIG_WRITE = "config.write"
 
 
 # These can be had for a part of the node: what is read and done then stays within it.
@@ -54,8 +58,19 @@ TABLE: Final[Mapping[str, Permission]] = {
     "/aurae.identity.v0.IdentityService/GetSigningRequest": Permission.IDENTITY_WRITE,
     "/aurae.identity.v0.IdentityService/SetCertificate": Permission.IDENTITY_WRITE,
     "/aurae.identity.v0.IdentityService/SetTrust": Permission.IDENTITY_WRITE,
+    "/aurae.node.v0.ConfigService/Apply": Permission.CONFIG_WRITE,
+    "/aurae.node.v0.ConfigService/Confirm": Permission.CONFIG_WRITE,
+    "/aurae.node.v0.ConfigService/Get": Permission.CONFIG_READ,
+    "/aurae.node.v0.ConfigService/Revert": Permission.CONFIG_WRITE,
+    "/aurae.node.v0.ConfigService/Validate": Permission.CONFIG_READ,
+    "/aurae.node.v0.InstallService/Install": Permission.NODE_INSTALL,
+    "/aurae.node.v0.InstallService/ListDisks": Permission.NODE_INSTALL,
     "/aurae.node.v0.NodeService/ReloadDaemon": Permission.NODE_CONTROL,
     "/aurae.node.v0.NodeService/Shutdown": Permission.NODE_CONTROL,
+    "/aurae.node.v0.UpgradeService/CancelUpgrade": Permission.NODE_UPGRADE,
+    "/aurae.node.v0.UpgradeService/GetUpgradeStatus": Permission.NODE_OBSERVE,
+    "/aurae.node.v0.UpgradeService/Rollback": Permission.NODE_UPGRADE,
+    "/aurae.node.v0.UpgradeService/Upgrade": Permission.NODE_UPGRADE,
     "/aurae.observe.v0.ObserveService/GetAuraeDaemonLogStream": Permission.NODE_OBSERVE,
     "/aurae.observe.v0.ObserveService/GetPosixSignalsStream": Permission.NODE_OBSERVE,
     "/aurae.observe.v0.ObserveService/GetSubProcessStream": Permission.LOGS_READ,
@@ -94,6 +109,7 @@ LOOKS: Final = frozenset(
         Permission.AUDIT_READ,
         Permission.IDENTITY_READ,
         Permission.POLICY_READ,
+        Permission.CONFIG_READ,
     }
 )
 

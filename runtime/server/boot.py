@@ -4,7 +4,7 @@ import json
 import logging
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from aurae.cells.v0 import cells_pb2
 from google.protobuf.message import Message
@@ -17,6 +17,8 @@ from runtime.cells.sets import Entry, Outcome
 
 log = logging.getLogger(__name__)
 
+CONFIGURED: Final = "config.boot.json"
+
 
 async def apply(cells: Cells, files: tuple[Path, ...], applied: Path) -> None:
     """Apply the first of `files` that exists, unless `applied` says that this was done since boot.
@@ -26,7 +28,7 @@ async def apply(cells: Cells, files: tuple[Path, ...], applied: Path) -> None:
     if file is None:
         return
     try:
-        entries = list(read(file.read_text()))
+        entries = list(read(_content(file)))
     except (OSError, ValueError) as e:
         log.error("%s: cannot be applied: %s", file, e)
     else:
@@ -51,6 +53,12 @@ def _note(applied: Path) -> None:
         applied.touch()
     except OSError as e:
         log.error("%s: cannot be noted, so the set is applied again: %s", applied, e)
+
+
+def _content(file: Path) -> str:
+    text = file.read_text()
+    # Of the node's configuration it is a part.
+    return json.dumps(json.loads(text)["values"]["cells"]) if file.name == CONFIGURED else text
 
 
 def read(text: str) -> Iterator[Entry]:

@@ -45,6 +45,8 @@ LOOKING: Final = ALWAYS | {
     "/aurae.cells.v0.CellService/Wait",
     "/aurae.cells.v0.CellService/Watch",
     "/aurae.discovery.v0.DiscoveryService/Discover",
+    "/aurae.node.v0.ConfigService/Get",
+    "/aurae.node.v0.ConfigService/Validate",
     "/aurae.node.v0.NodeService/Shutdown",
     "/aurae.observe.v0.ObserveService/GetAuraeDaemonLogStream",
     "/aurae.observe.v0.ObserveService/GetSubProcessStream",

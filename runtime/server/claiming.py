@@ -77,9 +77,9 @@ class _Errors(aio.ServerInterceptor):
         )
 
 
-async def offer(settings: Settings) -> None:
-    """Show the fingerprint and serve the claim; return when the node is claimed. OSError,
-    ValueError, RuntimeError: it cannot be offered."""
+async def offer(settings: Settings, introduce: Callable[[str], Awaitable[None]]) -> None:
+    """Show the fingerprint and serve the claim; return when the node is claimed. `introduce` tells
+    its words to who shows them as well. OSError, ValueError, RuntimeError: it cannot be offered."""
     loop = asyncio.get_running_loop()
     claimed = asyncio.Event()
 
@@ -95,6 +95,7 @@ async def offer(settings: Settings) -> None:
     await server.start()
     try:
         _show(claim.fingerprint, port)
+        await introduce(claim.fingerprint.words())
         await claimed.wait()
     finally:
         await server.stop(LEAVE)

@@ -12,11 +12,13 @@ class Deciding:
     """Policy, tenants and gate of one node, made for each other."""
 
     def __init__(self, settings: Settings, trust: Trust, cells: Cells) -> None:
-        self._policies = Policies(settings.policy, settings.boot_policy, trust.domain)
+        self._policies = Policies(
+            settings.policy, settings.boot_policy, trust.domain, settings.merged
+        )
         trust.listen(lambda _: self._policies.reconsider())
         self.tenants = Tenants(cells, self._quota)
         self._policies.on_change = lambda policy: self.tenants.adjust(policy.tenants)
-        self.gate = Gate(self._policies, self.tenants.check)
+        self.gate = Gate(self._policies, self.tenants.check, emergency=settings.emergency)
 
     def has_admin(self, trust_domain: str) -> bool:
         """Whether the policy has an admin there. The default goes by the node's trust domain,

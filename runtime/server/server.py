@@ -37,11 +37,12 @@ from runtime.server.secure import Secure
 from runtime.server.services import LATER, NAMES, Late, Parts
 from runtime.server.settings import Settings
 from runtime.server.workloads import WorkloadApi
-from runtime.trust.files import Files
+from runtime.trust.files import CHANGES, Files
 from runtime.trust.material import Unusable
 from runtime.trust.trust import Source, Trust
 
 if TYPE_CHECKING:
+    from runtime.configuration.configurations import Configurations
     from runtime.server.admission import Admission
     from runtime.server.deciding import Deciding
     from runtime.trust.custody import Custody
@@ -114,6 +115,12 @@ async def serving(
 
         return Deciding(settings, trust, cells)
 
+    @cache
+    def configurations() -> "Configurations":
+        from runtime.server.configured import make
+
+        return make(settings, deciding().gate.policies, trust.domain)
+
     def admission() -> "Admission":
         from runtime.server.admission import Admission
 
@@ -146,7 +153,9 @@ async def serving(
             streams=Streams(settings.logs, processes, wakeups),
             health=Health(),
             audit=audit,
+            settings=settings,
             custody=custody,
+            configurations=configurations,
         )
         make = _maker(border, parts)
         server = make()
@@ -178,7 +187,7 @@ async def serving(
                     owned = (
                         tasks.create_task(processes.run(connected.set)),
                         tasks.create_task(_announce(processes, connected, where, ready)),
-                        tasks.create_task(_offer(settings, ready))
+                        tasks.create_task(_offer(settings, processes, ready))
                         if unclaimed
                         else tasks.create_task(
                             _follow(source, trust, wakeups, authenticator, ready)
@@ -188,8 +197,11 @@ async def serving(
                         tasks.create_task(_apply(cells, connected, settings)),
                         tasks.create_task(_settle(cells, connected)),
                         tasks.create_task(_live(processes, connected)),
+                        tasks.create_task(_introduce(processes, trust, ready)),
                         tasks.create_task(_tell(parts.health, going_down)),
                         tasks.create_task(_keep(audit, ready)),
+                        tasks.create_task(_fetch(settings, ready)),
+                        tasks.create_task(_configure(settings, configurations, wakeups, ready)),
                     )
                     yield Serving(where, secure.port, parts)
                     await parts.health.drain()
@@ -204,6 +216,26 @@ async def serving(
                 audit.log.close()
 
 
+async def _configure(
+    settings: Settings,
+    configurations: "Callable[[], Configurations]",
+    wakeups: Wakeups,
+    ready: asyncio.Event,
+) -> None:
+    """Once the API answers, the node's configuration is followed, if somebody has given it one."""
+    await ready.wait()
+    if not settings.configurable:
+        return
+    changed = asyncio.Event()
+    with wakeups.on(settings.run, changed, CHANGES):
+        while not any(path.exists() for path in settings.documents):
+            await changed.wait()
+            changed.clear()
+    for name in ("runtime.server.configured", "runtime.server.deciding"):
+        await asyncio.to_thread(import_module, name)
+    await configurations().run(wakeups)
+
+
 async def _announce(
     processes: Processes, connected: asyncio.Event, where: str, ready: asyncio.Event
 ) -> None:
@@ -214,14 +246,14 @@ async def _announce(
     ready.set()
 
 
-async def _offer(settings: Settings, ready: asyncio.Event) -> None:
+async def _offer(settings: Settings, processes: Processes, ready: asyncio.Event) -> None:
     """Until the node is claimed. Then this run ends, and PID 1 starts the next, which is who the
     node is by then."""
     await ready.wait()
     # With it comes what makes and reads certificates, which no other node needs now.
     claiming = await asyncio.to_thread(import_module, "runtime.server.claiming")
     try:
-        await claiming.offer(settings)
+        await claiming.offer(settings, lambda words: processes.introduce(fingerprint=words))
     except (OSError, ValueError, RuntimeError) as e:
         log.error("claim: cannot be offered, boot again: %s", e)
     else:
@@ -254,6 +286,21 @@ async def _live(processes: Processes, connected: asyncio.Event) -> None:
         await asyncio.sleep(again)
 
 
+async def _introduce(processes: Processes, trust: Trust, ready: asyncio.Event) -> None:
+    """Have PID 1 show who the node is, from when the API answers on, whenever that is another."""
+    changed = asyncio.Event()
+    trust.listen(lambda _: changed.set())
+    await ready.wait()
+    told = ""
+    while True:
+        spiffe_id = "" if trust.current is None else str(trust.current.identity)
+        if spiffe_id != told:
+            await processes.introduce(spiffe_id)
+            told = spiffe_id
+        await changed.wait()
+        changed.clear()
+
+
 async def _tell(health: Health, going_down: asyncio.Event) -> None:
     """Whoever watches hears of the road down when it begins, not when it comes to the API."""
     await going_down.wait()
@@ -271,6 +318,22 @@ async def _keep(audit: Recorder, ready: asyncio.Event) -> None:
     if api_implementation.Type() != "upb":
         log.warning("protobuf: is not compiled but pure Python, so the API is slow; mend the image")
     await audit.log.run()
+
+
+async def _fetch(settings: Settings, ready: asyncio.Event) -> None:
+    """The node's configuration, where it is somewhere else."""
+    if not settings.config_url:
+        return
+    await ready.wait()
+    # Few nodes have it there.
+    remote = await asyncio.to_thread(import_module, "runtime.remote.document")
+    source = remote.Source(
+        settings.config_url,
+        settings.config_key,
+        settings.boot_card,
+        settings.config_authorities,
+    )
+    await remote.keep(source, settings.config_document)
 
 
 async def _apply(cells: Cells, connected: asyncio.Event, settings: Settings) -> None:

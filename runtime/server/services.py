@@ -15,8 +15,10 @@ from runtime.observe.streams import Streams
 from runtime.processes import Processes
 from runtime.server.health import Health
 from runtime.server.recorder import Recorder
+from runtime.server.settings import Settings
 
 if TYPE_CHECKING:
+    from runtime.configuration.configurations import Configurations
     from runtime.server.deciding import Deciding
     from runtime.trust.custody import Custody
 
@@ -30,8 +32,10 @@ class Parts(NamedTuple):
     streams: Streams
     health: Health
     audit: Recorder
+    settings: Settings
     deciding: "Callable[[], Deciding]"
     custody: "Callable[[], Custody]"
+    configurations: "Callable[[], Configurations]"
 
 
 # A servicer, and what registers it with a server.
@@ -63,6 +67,15 @@ def _cells(parts: Parts) -> Made:
     return servicer, cells_pb2_grpc.add_CellServiceServicer_to_server
 
 
+def _config(parts: Parts) -> Made:
+    from aurae.node.v0 import config_pb2_grpc
+
+    from runtime.configuration.service import ConfigService
+
+    servicer = ConfigService(parts.configurations(), parts.deciding().gate)
+    return servicer, config_pb2_grpc.add_ConfigServiceServicer_to_server
+
+
 def _discovery(parts: Parts) -> Made:
     from aurae.discovery.v0 import discovery_pb2_grpc
 
@@ -89,6 +102,18 @@ def _identity(parts: Parts) -> Made:
     return servicer, identity_pb2_grpc.add_IdentityServiceServicer_to_server
 
 
+def _install(_: Parts) -> Made:
+    from aurae.node.v0 import install_pb2_grpc
+
+    from runtime.install.disks import Disks
+    from runtime.install.installs import Installs
+    from runtime.install.service import InstallService
+
+    disks = Disks()
+    servicer = InstallService(disks, Installs(disks))
+    return servicer, install_pb2_grpc.add_InstallServiceServicer_to_server
+
+
 def _node(parts: Parts) -> Made:
     from aurae.node.v0 import node_pb2_grpc
 
@@ -105,13 +130,34 @@ def _observe(parts: Parts) -> Made:
     return ObserveService(parts.streams), observe_pb2_grpc.add_ObserveServiceServicer_to_server
 
 
+def _upgrade(parts: Parts) -> Made:
+    from aurae.node.v0 import upgrade_pb2_grpc
+
+    from runtime.upgrade.node import Node
+    from runtime.upgrade.service import UpgradeService
+    from runtime.upgrade.upgrades import Upgrades
+
+    settings = parts.settings
+    node = Node(
+        parts.version,
+        settings.state,
+        keeps=settings.state == settings.disk,
+        port=settings.port,
+    )
+    servicer = UpgradeService(Upgrades(node), parts.processes)
+    return servicer, upgrade_pb2_grpc.add_UpgradeServiceServicer_to_server
+
+
 SERVICES: Final = {
     "aurae.audit.v0.AuditService": _audit,
     "aurae.auth.v0.AuthService": _auth,
     "aurae.cells.v0.CellService": _cells,
     "aurae.discovery.v0.DiscoveryService": _discovery,
     "aurae.identity.v0.IdentityService": _identity,
+    "aurae.node.v0.ConfigService": _config,
+    "aurae.node.v0.InstallService": _install,
     "aurae.node.v0.NodeService": _node,
+    "aurae.node.v0.UpgradeService": _upgrade,
     "aurae.observe.v0.ObserveService": _observe,
     "grpc.health.v1.Health": _health,
 }
@@ -123,7 +169,7 @@ LATER: Final = (
     *("runtime.audit.service", "runtime.cells.service", "runtime.discovery.service"),
     *("runtime.node.service", "runtime.observe.service", "runtime.policy.service"),
     *("runtime.server.admission", "runtime.server.deciding", "runtime.server.health_service"),
-    "runtime.trust.service",
+    *("runtime.install.service", "runtime.trust.service"),
 )
 
 

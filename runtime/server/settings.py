@@ -8,6 +8,7 @@ from initd.values import NamedTuple
 CREDENTIALS: Final = Path("/run/credentials/@system")
 SET: Final = "aurae.cells.json"
 POLICY: Final = "aurae.policy.json"
+CONFIG_CA: Final = "aurae.config.ca.crt"
 LISTEN: Final = "[::]:8080"
 SVID_LIFE: Final = 3600.0
 # What may be asked for: less would be over before it is used, more could not be waited for.
@@ -36,14 +37,47 @@ class Settings(NamedTuple):
     """The clock is the node's to set: on a machine, and in no container."""
     disk: Path = Path("/var/lib/aurae")
     """Where what must outlive a boot goes, if a data disk is mounted there or above."""
+    emergency: bool = False
+    """The emergency entry was started: the API changes nothing."""
     claimable: bool = False
     """Whether it may be claimed where it has no identity."""
+    config_url: str = ""
+    """Where the node's configuration is fetched from, if it is."""
+    config_key: str = ""
+    """By whom it must be signed: an Ed25519 public key, base64."""
+    boot_card: str = ""
+    """The card that the machine was booted by, as pxelinux and iPXE write it."""
+    configurable: bool = False
+    """Whether the host name, the network and the kernel's settings are the node's to change."""
+    cmdline: Path = Path("/proc/cmdline")
 
     @property
     def state(self) -> Path:
         """Where the node keeps its identity, policy and audit log: on the data disk where there is
         one, else until the next boot."""
         return self.disk if self.disk.is_dir() else self.run / "state"
+
+    @property
+    def port(self) -> int:
+        """Where the API is on TCP; 0: nowhere."""
+        _, _, port = self.listen.rpartition(":")
+        return int(port) if self.credentials is not None and port.isdigit() else 0
+
+    @property
+    def configured(self) -> Path:
+        """What the configuration of the node was at boot, if somebody has given it one."""
+        return self.run / "config.boot.json"
+
+    @property
+    def documents(self) -> tuple[Path, ...]:
+        """What is there, some of it, where somebody has configured the node."""
+        run = (self.run / name for name in ("config.trial.json", "config.url.toml", "config"))
+        return (self.merged, self.configured, self.state / "config.toml", *run)
+
+    @property
+    def merged(self) -> Path:
+        """What it is now."""
+        return self.run / "config.json"
 
     @property
     def identity(self) -> Path:
@@ -84,6 +118,16 @@ class Settings(NamedTuple):
     def policy(self) -> Path:
         """What SetPolicy stores."""
         return self.state / "policy.json"
+
+    @property
+    def config_document(self) -> Path:
+        """What was fetched from `config_url` and is signed."""
+        return self.run / "config.url.toml"
+
+    @property
+    def config_authorities(self) -> Path | None:
+        """Who signs for https servers there."""
+        return self.credentials / CONFIG_CA if self.credentials else None
 
     @property
     def boot_policy(self) -> Path | None:
@@ -150,7 +194,30 @@ class Settings(NamedTuple):
             spiffe_admin=given.get("aurae.spiffe-admin", ""),
             owns_clock=True,
             svid_life=_svid_life(given.get("aurae.svid-life", "")),
+            emergency="aurae.emergency" in given,
             claimable=True,
+            config_url=given.get("aurae.config", ""),
+            config_key=given.get("aurae.config-key", ""),
+            boot_card=given.get("BOOTIF", ""),
+            configurable=True,
+        )
+
+    def with_configuration(self) -> Self:
+        """The same with what the node was configured to be at boot: the command line's is in it."""
+        if not self.configured.exists():
+            return self
+        import json
+
+        values = json.loads(self.configured.read_text())["values"]
+        identity = values.get("identity", {})
+        first, *others = self.sets
+        return self._replace(
+            listen=values.get("listen", self.listen),
+            log=values.get("log-level", self.log),
+            spiffe=identity.get("spiffe", self.spiffe),
+            spiffe_admin=identity.get("spiffe-admin", self.spiffe_admin),
+            svid_life=float(identity.get("svid-life", self.svid_life)),
+            sets=(first, self.configured, *others) if "cells" in values else self.sets,
         )
 
 

@@ -27,9 +27,23 @@ OPS = (
     "status",
     "shutdown",
     "alive",
+    "identity",
     "",
 )
-FIELDS = ("id", "argv", "env", "cwd", "uid", "gid", "meta", "fds", "grace", "signal", "how")
+FIELDS = (
+    "id",
+    "argv",
+    "env",
+    "cwd",
+    "uid",
+    "gid",
+    "meta",
+    "fds",
+    "grace",
+    "signal",
+    "how",
+    "spiffe_id",
+)
 
 
 def value(chance: random.Random, depth: int = 0) -> object:

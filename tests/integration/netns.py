@@ -3,14 +3,16 @@
 The node's veth ends count as hardware because its `--sys` folder says so.
 """
 
+import json
 import subprocess
 import sys
 import time
+import tomllib
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 REPOSITORY: Final = Path(__file__).parents[2]
 PATIENCE: Final = 30.0
@@ -56,6 +58,21 @@ class Node:
             "link", "add", peer, "type", "veth", "peer", "name", link, "netns", self.name
         )
         self.router_ip("link", "set", peer, "up")
+
+    @property
+    def status(self) -> dict[str, Any]:
+        """What the service says of each link, by name."""
+        path = self.folder / "run/network/status.json"
+        links = json.loads(path.read_text())["links"] if path.exists() else []
+        return {link["name"]: link for link in links}
+
+    def configure(self, text: str) -> None:
+        """The document, which is TOML here, as auraed hands it on."""
+        run = self.folder / "run"
+        run.mkdir(exist_ok=True)
+        new = run / ".config.json.new"
+        new.write_text(json.dumps({"values": tomllib.loads(text), "origin": {}}))
+        new.replace(run / "config.json")
 
     def start(self) -> None:
         (self.folder / "cmdline").write_text(self.command_line)

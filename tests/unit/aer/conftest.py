@@ -16,7 +16,7 @@ import pytest
 from aurae.audit.v0 import audit_pb2_grpc
 from aurae.cells.v0 import cells_pb2_grpc
 from aurae.discovery.v0 import discovery_pb2_grpc
-from aurae.node.v0 import node_pb2_grpc
+from aurae.node.v0 import install_pb2_grpc, node_pb2_grpc
 from aurae.observe.v0 import observe_pb2_grpc
 from grpc_health.v1 import health_pb2_grpc
 
@@ -74,6 +74,7 @@ def serving(node: Node, signer: Pair, own: Pair) -> Iterator[Node]:
         audit_pb2_grpc,
         cells_pb2_grpc,
         discovery_pb2_grpc,
+        install_pb2_grpc,
         node_pb2_grpc,
         observe_pb2_grpc,
         health_pb2_grpc,

@@ -23,6 +23,9 @@ NOUNS = {
     "aurae.identity.v0": "node",
 }
 
+# Modules with commands for the noun of another.
+SHARED = ("aer.configuration", "aer.identity", "aer.install", "aer.observe", "aer.upgrade")
+
 
 def methods() -> Iterator[MethodDescriptor]:
     files = descriptor_pb2.FileDescriptorSet.FromString(ALL.read_bytes())
@@ -97,4 +100,4 @@ def test_a_noun_is_the_word_of_its_package(command: Command) -> None:
 def test_a_noun_is_a_module_of_its_name(noun: str) -> None:
     for command in table.commands(noun):
         assert command.words[0] == noun
-        assert command.run.__module__ in {f"aer.{noun}", "aer.observe", "aer.identity"}
+        assert command.run.__module__ in {f"aer.{noun}", *SHARED}

@@ -22,6 +22,25 @@ def test_without_root_the_file_in_the_initramfs_goes_before_the_default_partitio
     assert initramfs.root_of("quiet", in_memory=False) == "PARTLABEL=aurae-root-a"
 
 
+def test_the_last_root_hash_counts_and_without_one_there_is_none() -> None:
+    assert initramfs.last("roothash=a quiet roothash=b xroothash=c", "roothash=") == "b"
+    assert initramfs.last("root=/dev/vda quiet", "roothash=") == ""
+
+
+@pytest.mark.parametrize(
+    ("modalias", "quick"),
+    [
+        ("virtio:d00000002v00001AF4", True),
+        ("pci:v00001AF4d00001042sv00001AF4sd00001100bc01sc00i00", True),
+        ("pci:v0000144Dd0000A808sv0000144Dsd0000A801bc01sc08i02", True),
+        ("pci:v00008086d00002922sv00001AF4sd00001100bc01sc06i01", False),
+        ("usb:v0781p5581d0100dc00dsc00dp00ic08isc06ip50in00", False),
+    ],
+)
+def test_virtio_and_nvme_are_looked_at_first(modalias: str, quick: bool) -> None:
+    assert initramfs._is_quick(modalias) is quick
+
+
 def test_a_root_is_named_by_label_of_its_partition_or_by_device() -> None:
     device = {"DEVNAME": "vda2", "PARTNAME": "aurae-root-a", "PARTN": "2"}
     assert matcher("PARTLABEL=aurae-root-a")(device)

@@ -74,12 +74,14 @@ def test_ports_are_forwarded_from_a_free_one_of_the_host() -> None:
         Nic(forwarded=8080),
         Nic(forwarded=1, address="10.0.2.9", mac="52:54:00:00:00:01"),
         Nic(),
+        Nic(hub=1),
     )
     words = line(Machine(boot=KERNEL, nics=nics))
     assert options(words, "-netdev") == [
         "user,id=nic0,hostfwd=tcp:127.0.0.1:0-:8080",
         "user,id=nic1,hostfwd=tcp:127.0.0.1:0-10.0.2.9:1",
         "user,id=nic2",
+        "hubport,id=nic3,hubid=1",
     ]
     assert "virtio-net-pci,netdev=nic1,mac=52:54:00:00:00:01" in words
 

@@ -7,6 +7,7 @@ import subprocess
 from pathlib import Path
 
 SECTORS = 6000
+"""Of a file system. FAT32 wants more clusters than that; what tells it from others is its head."""
 
 
 def make(path: Path, sector: int = 512, per_cluster: int = 1) -> Path:

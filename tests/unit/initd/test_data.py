@@ -5,9 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from initd.boot import data, disks
-from initd.boot.cmdline import CommandLine, parse
-from initd.boot.data import NAME, NotThere, Search
+from initd.boot import data
+from initd.boot.cmdline import parse
+from initd.boot.data import Search, Teller
+from initd.boot.disks import NotThere
+from initd.boot.options import DataOptions
 
 
 def ext4(path: Path, label: bytes) -> Path:
@@ -17,16 +19,6 @@ def ext4(path: Path, label: bytes) -> Path:
     block[1024 + 0x78 : 1024 + 0x88] = label.ljust(16, b"\0")
     path.write_bytes(block)
     return path
-
-
-def test_a_label_is_read_from_ext4_and_from_nothing_else(tmp_path: Path) -> None:
-    assert disks.ext4_label(str(ext4(tmp_path / "a", b"aurae-data"))) == NAME
-    assert disks.ext4_label(str(ext4(tmp_path / "b", b"sixteen letters!"))) == "sixteen letters!"
-    assert disks.ext4_label(str(ext4(tmp_path / "c", b"\xff"))) == "\N{REPLACEMENT CHARACTER}"
-    for content in (b"", bytes(100), bytes(4096), b"\xff" * 4096):
-        (tmp_path / "other").write_bytes(content)
-        assert disks.ext4_label(str(tmp_path / "other")) is None
-    assert disks.ext4_label(str(tmp_path / "gone")) is None
 
 
 @pytest.mark.parametrize(
@@ -59,23 +51,23 @@ def test_a_disk_is_known_by_its_label_its_partition_or_its_name(
 
 
 def test_drivers_are_loaded_for_whom_does_not_know_who_it_is(tmp_path: Path) -> None:
-    none = CommandLine()
+    none = DataOptions()
     assert data.search(none, str(tmp_path)) == Search("", 0.0, drivers=True)
     (tmp_path / "aurae.cells.json").touch()
     assert data.search(none, str(tmp_path)) == Search("", 0.0, drivers=True)
     (tmp_path / "aurae.node.key").touch()
     assert data.search(none, str(tmp_path)) == Search("", 0.0, drivers=False)
-    asked = data.search(parse("aurae.data=LABEL=mine"), str(tmp_path))
+    asked = data.search(parse("aurae.data=LABEL=mine").data, str(tmp_path))
     assert asked == Search("LABEL=mine", data.PATIENCE, drivers=True)
-    assert data.search(parse("aurae.data=off"), str(tmp_path)) is None
+    assert data.search(parse("aurae.data=off").data, str(tmp_path)) is None
 
 
 def test_the_command_line_names_a_disk() -> None:
     for value in ("off", "LABEL=a b", "PARTLABEL=aurae-data", "/dev/vda1"):
-        assert parse(f'aurae.data="{value}"').data == value
+        assert parse(f'aurae.data="{value}"').data == DataOptions(value)
     for value in ("", "vda", "UUID=1", "yes", "LABEL=", "/dev/"):
         parsed = parse(f"aurae.data={value}")
-        assert parsed.data == ""
+        assert parsed.data == DataOptions(makes=False)
         assert parsed.problems[0].startswith(f"aurae.data={value}: must be off, LABEL=")
     assert parse("aurae.unclaim").unclaim
     assert not parse("aurae.unclaim=no").unclaim
@@ -90,7 +82,7 @@ def test_nothing_is_waited_for_where_there_is_no_disk(tmp_path: Path) -> None:
     credentials = tmp_path / "credentials"
     credentials.mkdir()
     (credentials / "aurae.ca.crt").touch()
-    done = data.place(CommandLine(), str(block), str(credentials))
+    done = data.place(DataOptions(), say=print, folder=str(block), credentials=str(credentials))
     assert (done.text, done.problems) == ("none", ())
 
 
@@ -149,23 +141,32 @@ def test_what_disks_are_reached_by_is_known(modalias: str, storage: bool) -> Non
 
 
 def test_a_copy_tells_what_it_found_or_what_prevents_that() -> None:
-    assert data._in_copy(lambda: "/dev/vda", 10) == "/dev/vda"
+    heard: list[str] = []
+    teller = Teller(lambda text: heard.append(f"say {text}"), heard.append)
 
-    def missing() -> str:
+    def told(own: Teller) -> str:
+        own.say("making ext4")
+        own.warn("two\nlines")
+        return "/dev/vda"
+
+    assert data._in_copy(told, 10, teller) == "/dev/vda"
+    assert heard == ["say making ext4", "two lines"]
+
+    def missing(_: Teller) -> str:
         raise NotThere("LABEL=a: not found")
 
-    def failing() -> str:
+    def failing(_: Teller) -> str:
         raise OSError(5, "Input/output error", "/dev/vda")
 
-    def broken() -> str:
+    def broken(_: Teller) -> str:
         raise RuntimeError("a mistake of ours")
 
     with pytest.raises(NotThere, match="LABEL=a: not found"):
-        data._in_copy(missing, 10)
-    with pytest.raises(NotThere, match="/dev/vda: Input/output error; the node keeps nothing"):
-        data._in_copy(failing, 10)
+        data._in_copy(missing, 10, teller)
+    with pytest.raises(NotThere, match="/dev/vda: Input/output error"):
+        data._in_copy(failing, 10, teller)
     with pytest.raises(NotThere, match="ended before it was done"):
-        data._in_copy(broken, 10)
+        data._in_copy(broken, 10, teller)
 
 
 def test_a_disk_that_does_not_answer_is_not_waited_for_for_ever(
@@ -175,10 +176,10 @@ def test_a_disk_that_does_not_answer_is_not_waited_for_for_ever(
 
     monkeypatch.setattr(data, "MOUNTING", 0.2)
 
-    def stuck() -> str:
+    def stuck(_: Teller) -> str:
         signal.alarm(30)
         signal.pause()
         return ""
 
     with pytest.raises(NotThere, match="does not answer"):
-        data._in_copy(stuck, 0.0)
+        data._in_copy(stuck, 0.0, Teller(print, print))

@@ -4,14 +4,15 @@ from ipaddress import ip_address, ip_interface
 
 import pytest
 
-from initd.network.cmdline import parse, settings_of
-from initd.network.model import LinkSettings
+from initd.network.cmdline import parse
+from initd.network.model import LinkSettings, Settings
+from initd.network.topology import settings_of
 
 
 def test_without_ip_every_link_has_dhcp_and_advertisements() -> None:
     parsed = parse("root=PARTLABEL=a quiet")
     assert parsed.problems == ()
-    assert settings_of(parsed.settings, ["eth0"]) == {"eth0": LinkSettings()}
+    assert settings_of(parsed.settings, Settings(), ["eth0"]) == {"eth0": LinkSettings()}
 
 
 def test_a_static_address_has_everything_in_its_place() -> None:
@@ -71,14 +72,14 @@ def test_several_for_one_device_add_up() -> None:
     parsed = parse(
         "ip=192.0.2.5::192.0.2.1:24::eth0:off ip=[2001:db8::5]::[2001:db8::1]:64::eth0:off"
     )
-    link = settings_of(parsed.settings, ["eth0"])["eth0"]
+    link = settings_of(parsed.settings, Settings(), ["eth0"])["eth0"]
     assert len(link.addresses) == len(link.gateways) == 2
     assert not link.dhcp
 
 
 def test_without_a_device_it_is_for_the_first_link_that_has_none_of_its_own() -> None:
     settings = parse("ip=192.0.2.5:::24 ip=eth0:auto6").settings
-    found = settings_of(settings, ["eth0", "eth1", "eth2"])
+    found = settings_of(settings, Settings(), ["eth0", "eth1", "eth2"])
     assert not found["eth0"].addresses
     assert found["eth1"].addresses == (ip_interface("192.0.2.5/24"),)
     assert found["eth2"] == LinkSettings()

@@ -3,6 +3,7 @@
 import struct
 import subprocess
 import sys
+from dataclasses import replace
 from ipaddress import IPv4Address, IPv4Network, IPv6Network, ip_address, ip_interface
 
 import pytest
@@ -106,3 +107,48 @@ def test_most_of_pyroute2_stays_out_of_memory() -> None:
     command = [sys.executable, "-c", program]
     done = subprocess.run(command, capture_output=True, check=True, text=True)
     assert done.stdout.strip() == ""
+
+
+def test_a_link_asked_for_is_the_one_reported_and_known_for_ours() -> None:
+    options = (("mode", 4), ("miimon", 100), ("lacp-rate", 1), ("hash-policy", 1))
+    request = codec.create_link("bond0", "bond", options, parent=None, mac=b"\x02" * 6)
+    one = codec.decode_link(request)
+    assert (one.link.name, one.kind, one.link.mac) == ("bond0", "bond", b"\x02" * 6)
+    assert one.options == options
+    vlan = codec.decode_link(codec.create_link("v5", "vlan", (("id", 5),), parent=7, mac=None))
+    assert (vlan.parent, vlan.options) == (7, (("id", 5),))
+    bridge = codec.decode_link(
+        codec.create_link("br0", "bridge", (("stp", 1),), parent=None, mac=None)
+    )
+    assert bridge.options == (("stp", 1),)
+    assert one.ours
+    assert vlan.ours
+    assert bridge.ours
+
+
+def test_links_of_others_and_of_other_kinds_are_not_ours() -> None:
+    request = codec.create_link("br0", "bridge", (), parent=None, mac=None)
+    one = codec.decode_link(request)
+    assert not replace(one, group=0).ours
+    assert not replace(one, kind="veth").ours
+    assert not codec.decode_link(link_report(NAME, MAC)).ours
+
+
+def test_a_card_is_known_by_its_own_address_even_as_a_port() -> None:
+    permanent = attribute(54, bytes.fromhex("525400999999"))
+    assert codec.decode_link(link_report(NAME, MAC, permanent)).hardware.hex() == "525400999999"
+    assert codec.decode_link(link_report(NAME, MAC)).hardware.hex() == "525400123456"
+
+
+def test_a_master_is_set_and_taken_away() -> None:
+    assert codec.decode_link(codec.set_master(7, 9)).master == 9
+    request = codec.set_master(7, 0)
+    assert request[32:] == attribute(10, bytes(4))
+    assert codec.decode_link(codec.rename_link(7, "lan0")).link.name == "lan0"
+
+
+def test_routes_of_the_document_have_a_number_of_their_own() -> None:
+    route = Route(7, IPv4Network("10.0.0.0/8"), None, Origin.DOCUMENT, 5)
+    request = codec.add_route(route)
+    assert codec.decode_route(request) == route
+    assert codec.origin_of_route(request) == 97

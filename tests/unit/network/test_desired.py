@@ -12,7 +12,15 @@ from initd.network.desired import (
     changes,
     wanted,
 )
-from initd.network.model import Address, Lease, Link, LinkSettings, Origin, Route
+from initd.network.model import (
+    Address,
+    Lease,
+    Link,
+    LinkSettings,
+    Origin,
+    Route,
+    StaticRoute,
+)
 
 LINK = Link(index=2, name="eth0", mac=b"\x02" * 6, mtu=1500, up=True, carrier=True)
 ROUTER = IPv4Address("192.0.2.1")
@@ -139,3 +147,74 @@ def test_a_mac_is_set_while_the_link_is_down() -> None:
     )
     done = replace(LINK, mac=b"\x06" * 6, mtu=1400)
     assert changes(done, want, [], []) == ()
+
+
+DOCUMENT = LinkSettings(
+    addresses=(ip_interface("192.0.2.5/24"),),
+    gateways=(ROUTER,),
+    routes=(
+        StaticRoute(IPv4Network("10.1.0.0/16"), ip_address("192.0.2.9"), 7),
+        StaticRoute(IPv4Network("10.2.0.0/16")),
+    ),
+    dhcp=False,
+    origin=Origin.DOCUMENT,
+)
+
+
+def test_routes_of_the_document_are_those_on_the_link_first_then_the_way_out() -> None:
+    routes = wanted(LINK, DOCUMENT, None).routes
+    assert [(str(r.destination), r.metric, r.onlink) for r in routes] == [
+        ("10.2.0.0/16", 514, False),
+        ("10.1.0.0/16", 7, False),
+        ("0.0.0.0/0", 514, False),
+    ]
+    (far,) = wanted(LINK, replace(DOCUMENT, routes=(), onlink=True), None).routes
+    assert far.onlink
+
+
+def test_what_the_document_no_longer_names_is_removed_after_the_new_is_there() -> None:
+    before = wanted(LINK, DOCUMENT, None)
+    after = wanted(LINK, replace(DOCUMENT, addresses=(ip_interface("192.0.2.6/24"),)), None)
+    assert changes(LINK, after, before.addresses, before.routes) == (
+        AddAddress(after.addresses[0]),
+        RemoveAddress(before.addresses[0]),
+    )
+    nothing = wanted(LINK, LinkSettings(), None)
+    removed = changes(LINK, nothing, before.addresses, before.routes)
+    assert removed == (*map(RemoveRoute, before.routes), RemoveAddress(before.addresses[0]))
+
+
+def test_an_address_in_both_documents_is_not_touched() -> None:
+    before = wanted(LINK, DOCUMENT, None)
+    more = (*DOCUMENT.addresses, ip_interface("192.0.2.7/24"))
+    after = wanted(LINK, replace(DOCUMENT, addresses=more), None)
+    found = changes(LINK, after, before.addresses, before.routes)
+    assert found == (AddAddress(after.addresses[1]),)
+
+
+def test_an_ipv6_address_with_another_prefix_length_goes_before_it_comes() -> None:
+    one = LinkSettings(addresses=(ip_interface("fd00::5/64"),), origin=Origin.DOCUMENT)
+    other = replace(one, addresses=(ip_interface("fd00::5/48"),))
+    (before,) = wanted(LINK, one, None).addresses
+    (after,) = wanted(LINK, other, None).addresses
+    assert changes(LINK, wanted(LINK, other, None), [before], []) == (
+        RemoveAddress(before),
+        AddAddress(after),
+    )
+
+
+def test_what_routers_said_goes_where_it_is_not_wanted() -> None:
+    address = Address(2, ip_interface("2001:db8::5/64"), Origin.ADVERTISED, 0, 500.0)
+    router = ip_address("fe80::1")
+    route = Route(2, IPv6Network("::/0"), router, Origin.ADVERTISED, 1026)
+    off = wanted(LINK, LinkSettings(advertisements=False), None)
+    assert changes(LINK, off, [address], [route]) == (RemoveRoute(route), RemoveAddress(address))
+    assert changes(LINK, wanted(LINK, LinkSettings(), None), [address], [route]) == ()
+
+
+def test_a_link_gets_its_usual_mtu_back() -> None:
+    link = replace(LINK, mtu=9000)
+    assert changes(link, wanted(link, LinkSettings(), None, 1500), [], []) == (
+        SetLink(2, mtu=1500),
+    )
+    assert changes(link, wanted(link, LinkSettings(), None), [], []) == ()

@@ -1,13 +1,14 @@
 """resolv.conf, and what is kept for the next run."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from ipaddress import IPv4Address, IPv4Interface, IPv4Network, ip_address
 from pathlib import Path
 
 import pytest
 
-from initd.network.model import Advertised, Advertisements, Lease
-from initd.network.resolver import Source, resolv_conf
+from initd.network.model import Advertised, Advertisements, IPAddress, Lease
+from initd.network.resolver import HEADING, Source, resolver
 from initd.network.store import Known, Store, write_atomically
 
 MAC = b"\x02\x00\x00\x00\x00\x01"
@@ -31,7 +32,11 @@ ADVERTISED = Advertisements(
     (Advertised("fe80::1", 500.0), Advertised("2001:db8::53", None)),
     (Advertised("six.example", 500.0), Advertised("a.example", 500.0)),
 )
-FIRST = "# Written by auraed from the kernel command line, DHCP and router advertisements.\n"
+FIRST = f"{HEADING}\n"
+
+
+def resolv_conf(given: list[IPAddress], sources: list[Source], search: Sequence[str] = ()) -> str:
+    return resolver(given, search, sources).text
 
 
 def test_the_command_line_goes_first_then_dhcp_then_routers() -> None:
@@ -42,6 +47,11 @@ def test_the_command_line_goes_first_then_dhcp_then_routers() -> None:
         "nameserver 192.0.2.54\n"
         "search a.example b.example six.example\n"
     )
+
+
+def test_search_domains_of_the_document_go_first() -> None:
+    text = resolv_conf([], [Source("eth0", LEASE, ADVERTISED)], ["mine.example", "a.example"])
+    assert text.endswith("search mine.example a.example b.example six.example\n")
 
 
 def test_a_link_local_server_is_named_with_its_link() -> None:
@@ -67,6 +77,7 @@ def test_what_is_saved_is_loaded_again(tmp_path: Path) -> None:
     for known in (
         Known(MAC, LEASE, ADVERTISED),
         Known(MAC, replace(LEASE, seconds=None, renew=None, rebind=None)),
+        Known(MAC, usual_mtu=1500),
         Known(MAC),
     ):
         store.save("eth0", known)

@@ -35,6 +35,8 @@ def main(folder: Path, listen: str) -> None:
         spiffe_admin=os.environ.get("TEST_SPIFFE_ADMIN", ""),
         disk=folder / "disk",
         claimable=(folder / "claimable").exists(),
+        configurable=True,
+        cmdline=folder / "cmdline",
     )
     if (life := folder / "svid-life").exists():
         settings = settings._replace(svid_life=float(life.read_text()))

@@ -24,9 +24,11 @@ from runtime.identity.authority import Pair
 from runtime.identity.spiffe import SpiffeId
 from runtime.policy import document, model
 from runtime.policy import policies as module
+from runtime.policy.gate import Asking, Gate
 from runtime.policy.model import Pattern, Policy, Rule
 from runtime.policy.policies import Policies, Source, full_method
 from runtime.policy.table import APART, PARTIAL, ROLES, TABLE, Permission, Role
+from runtime.scope import NODE
 from testkit.refusals import refused
 from tests.unit.runtime import node as nodes
 from tests.unit.runtime.certificates import forge, issue, make_authority, node_svid, write
@@ -627,3 +629,14 @@ def test_an_open_stream_ends_at_its_next_message_when_the_policy_says_no(
         with refused(StatusCode.PERMISSION_DENIED, "no rule of the node's policy matches"):
             next(iter(stream))
         ann.free("web")
+
+
+def test_in_an_emergency_nobody_may_more_than_look(tmp_path: Path) -> None:
+    held = Policies(tmp_path / "policy.json", None, lambda: "example.org")
+    gate = Gate(held, emergency=True)
+    for asking in (Asking(NODE, None), Asking(NODE, ANN)):
+        assert gate.decide(asking, LIST).allowed
+        decision = gate.decide(asking, SHUTDOWN)
+        assert (decision.allowed, decision.rule) == (False, "emergency")
+        assert Permission.NODE_CONTROL not in gate.permissions(asking)
+        assert Permission.NODE_OBSERVE in gate.permissions(asking)

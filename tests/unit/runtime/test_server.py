@@ -13,7 +13,7 @@ from aurae.auth.v0 import auth_pb2
 from aurae.cells.v0 import cells_pb2
 from aurae.discovery.v0 import discovery_pb2
 from aurae.identity.v0 import identity_pb2
-from aurae.node.v0 import node_pb2
+from aurae.node.v0 import config_pb2, install_pb2, node_pb2, upgrade_pb2
 from aurae.observe.v0 import observe_pb2
 from google.protobuf.duration_pb2 import Duration
 from grpc import StatusCode
@@ -34,9 +34,12 @@ PROTOS = (
     audit_pb2,
     auth_pb2,
     cells_pb2,
+    config_pb2,
     discovery_pb2,
     identity_pb2,
+    install_pb2,
     node_pb2,
+    upgrade_pb2,
     observe_pb2,
 )
 

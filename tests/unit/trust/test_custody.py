@@ -219,7 +219,7 @@ def test_aer_requests_sets_and_shows_by_tls_on_the_unix_socket(node: Known, tmp_
         ("other.crt", make_authority("other.org").certificate),
     ):
         (tmp_path / name).write_bytes(content)
-    config = tmp_path / "config"
+    config = tmp_path / "aer.config"
     config.write_text(
         f"""
         [auth]

@@ -1,0 +1,1 @@
+"""Writing an image to a disk. `aer image write` uses all of it but the service."""
