@@ -363,6 +363,7 @@ def _make_tree(at: Places) -> None:
     root.make(base, at.root, requirements, at.wheels, shell=profile.shell, lean=profile.lean)
     root.copy_modules(base, at.root, lean=profile.lean)
     firmware.copy(base, at.root, firmware.named(at.workshop(), at.root / "usr/lib/modules"))
+    firmware.compress(at.workshop(), at.root)
     root.copy_copyrights(base, at.root)
     small = at.work / "initramfs"
     mkosi.remove(small)

@@ -75,7 +75,8 @@ def main() -> None:
         sys.exit(f"make reproduce: the builds differ; both are in {FOLDER}")
     names = sorted(artifacts(one))
     for name in names:
-        print(f"    {name:44} sha256:{digest(one / name)[:16]}…")
+        print(f"    {name:24} sha256:{digest(one / name)}")
+    mkosi.remove(FOLDER)
     print(f"make reproduce: {len(names)} artifacts are equal in both builds")
 
 

@@ -222,10 +222,11 @@ def copy_copyrights(base: Path, root: Path) -> None:
 
 
 def packages_of(base: Path, root: Path) -> list[str]:
-    """The packages that have a file at a place where `root` has a file, too."""
+    """The packages that have a file at a place where `root` has a file, too, as it is or by xz."""
     found = []
     for listed in sorted((base / "var/lib/dpkg/info").glob("*.list")):
-        paths = (root / line.lstrip("/") for line in listed.read_text().splitlines())
+        names = (line.lstrip("/") for line in listed.read_text().splitlines())
+        paths = (root / f"{name}{end}" for name in names for end in ("", ".xz"))
         if any(path.is_file() and not path.is_symlink() for path in paths):
             found.append(listed.stem.partition(":")[0])
     return found
