@@ -121,9 +121,9 @@ def test_where_both_slots_are_bad_the_emergency_entry_is_started(boot: Boot, dam
     for version in ("2.0", "1.0"):
         machine.console.wait_for(f"version {version} is given up: .*in no slot", BOOT_SECONDS)
     machine.wait_until_serving(BOOT_SECONDS)
-    assert "aurae.emergency" in machine.system.read("cat /proc/cmdline").split()
-    assert origin(machine) == {"slot": "", "disk": "", "roothash": "", "root": "/root.erofs"}
-    machine.poweroff()
+    # There callers may look, and that is all.
+    with pytest.raises(grpc.RpcError, match="emergency entry"):
+        machine.system.read("true")
 
 
 def test_a_damaged_boot_image_that_boots_all_the_same_is_given_up(
