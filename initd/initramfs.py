@@ -71,7 +71,11 @@ def main(runtime: headstart.Begun | None) -> None:
     except (RootError, OSError) as e:
         sys.exit(f"initramfs: cannot mount the root: {e}")
     _log(f"root is {booted.root}")
-    write_booted(booted)
+    try:
+        write_booted(booted)
+    except OSError as e:
+        # No room. Who asks later finds nothing said of slots.
+        _log(f"what was booted: cannot be written down: {e.strerror}")
     hand_over(runtime)
 
 
