@@ -10,7 +10,11 @@ from aer.errors import AerError
 from aer.output import WIDTH
 
 if TYPE_CHECKING:
+    from contextlib import AbstractContextManager
+
     from aurae.auth.v0 import auth_pb2
+
+    from aer.session import Session
 
 
 def whoami(call: Call) -> int:
@@ -77,20 +81,12 @@ def set_policy(call: Call) -> int:
     return 0
 
 
-class _stub:  # noqa: N801 (reads as a verb in `with`)
-    def __init__(self, call: Call) -> None:
-        from aer.session import session
+def _stub(call: Call) -> "AbstractContextManager[tuple[Session, Any]]":
+    from aurae.auth.v0 import auth_pb2_grpc
 
-        self._session = session(call)
+    from aer.session import service
 
-    def __enter__(self) -> tuple[Any, Any]:
-        from aurae.auth.v0 import auth_pb2_grpc
-
-        node = self._session.__enter__()
-        return node, auth_pb2_grpc.AuthServiceStub(node.channel)
-
-    def __exit__(self, *error: Any) -> None:
-        self._session.__exit__(*error)
+    return service(call, auth_pb2_grpc.AuthServiceStub)
 
 
 def _who(answer: "auth_pb2.WhoAmIResponse") -> Iterable[str]:

@@ -9,7 +9,11 @@ from aer.command import Argument, Call, Command
 from aer.errors import AerError
 
 if TYPE_CHECKING:
+    from contextlib import AbstractContextManager
+
     from aurae.node.v0 import config_pb2
+
+    from aer.session import Session
 
 _ORIGINS: Final = {
     "cmdline": "kernel command line",
@@ -117,20 +121,12 @@ def schema(_call: Call) -> int:
     return 0
 
 
-class _stub:  # noqa: N801 (reads as a verb in `with`)
-    def __init__(self, call: Call) -> None:
-        from aer.session import session
+def _stub(call: Call) -> "AbstractContextManager[tuple[Session, Any]]":
+    from aurae.node.v0 import config_pb2_grpc
 
-        self._session = session(call)
+    from aer.session import service
 
-    def __enter__(self) -> tuple[Any, Any]:
-        from aurae.node.v0 import config_pb2_grpc
-
-        node = self._session.__enter__()
-        return node, config_pb2_grpc.ConfigServiceStub(node.channel)
-
-    def __exit__(self, *error: Any) -> None:
-        self._session.__exit__(*error)
+    return service(call, config_pb2_grpc.ConfigServiceStub)
 
 
 def _shown(answer: "config_pb2.ConfigServiceGetResponse", *, with_origin: bool) -> Iterator[str]:

@@ -43,3 +43,10 @@ def session(call: Call) -> Iterator[Session]:
             yield Session(config, channel, call["grace"] or 0.0)
         except grpc.RpcError as e:
             raise failures.explain(e, config) from e
+
+
+@contextmanager
+def service(call: Call, make: Callable[[grpc.Channel], Any]) -> Iterator[tuple[Session, Any]]:
+    """The same with the stub of one service."""
+    with session(call) as node:
+        yield node, make(node.channel)

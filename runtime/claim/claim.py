@@ -15,6 +15,7 @@ from initd.errors import AlreadyExists, InvalidArgument
 from runtime.claim import files
 from runtime.claim.attempts import Attempts
 from runtime.claim.model import Given
+from runtime.durable import put
 from runtime.identity import authority, fingerprint, requests, svid
 from runtime.identity.authority import KeyType, Pair
 from runtime.identity.fingerprint import Fingerprint
@@ -164,7 +165,7 @@ def _key(path: Path) -> bytes:
     except ValueError as e:
         log.warning("%s: %s; another is made", path, e)
         key = _make_key()
-        files.put(path, key)
+        put(path, key)
     return key
 
 

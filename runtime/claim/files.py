@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Final
 
 from initd.errors import AlreadyExists
+from runtime.durable import put, sync, write
 
 _FOLDER: Final = 0o700
 _FILE: Final = 0o600
@@ -40,14 +41,6 @@ def make_folder(path: Path) -> None:
     path.chmod(_FOLDER)
 
 
-def put(path: Path, content: bytes) -> None:
-    """Replace `path`, or make it. At any moment it has its old or its new content."""
-    fresh = path.with_name(f".{path.name}.partial")
-    _write(fresh, content)
-    fresh.rename(path)
-    _sync(path.parent)
-
-
 def become(state: Path, identity: Mapping[str, bytes], policy: bytes) -> None:
     """Put down who the node is: all of it and for good, or nothing. OSError.
 
@@ -59,8 +52,8 @@ def become(state: Path, identity: Mapping[str, bytes], policy: bytes) -> None:
     fresh = Path(tempfile.mkdtemp(dir=state, prefix=_PARTIAL))
     try:
         for name, content in identity.items():
-            _write(fresh / name, content)
-        _sync(fresh)
+            write(fresh / name, content)
+        sync(fresh)
         if _is_claimed(state):
             # Whose policy is that of who was first.
             raise OSError(errno.ENOTEMPTY, os.strerror(errno.ENOTEMPTY))
@@ -71,7 +64,7 @@ def become(state: Path, identity: Mapping[str, bytes], policy: bytes) -> None:
         # A folder takes the place of an empty one, and of no other: rename(2).
         placed = fresh.rename(state / "identity")
         try:
-            _sync(state)
+            sync(state)
         except OSError:
             # It may be gone with the next power cut: then it had better not be here now.
             placed.rename(fresh)
@@ -87,20 +80,3 @@ def _is_claimed(state: Path) -> bool:
     with suppress(FileNotFoundError):
         return any((state / "identity").iterdir())
     return False
-
-
-def _write(path: Path, content: bytes) -> None:
-    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW
-    descriptor = os.open(path, flags, _FILE)
-    with os.fdopen(descriptor, "wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(descriptor)
-
-
-def _sync(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from initd.configuration.tables import Problem, join
-from runtime.configuration.files import put
+from runtime.durable import put
 
 BEFORE: Final = "config.before.json"
 SYSCTLS: Final = Path("/proc/sys")
@@ -55,7 +55,7 @@ class Effects:
             return
         if before["hostname"] is None:
             before["hostname"] = now
-            put(self._path, json.dumps(before))
+            put(self._path, json.dumps(before).encode())
         socket.sethostname(wanted)
 
     def _take_sysctls(
@@ -77,7 +77,7 @@ class Effects:
                 return
             if name not in before["sysctls"]:
                 before["sysctls"][name] = now
-                put(self._path, json.dumps(before))
+                put(self._path, json.dumps(before).encode())
         yield from self._set(name, value)
 
     def _set(self, name: str, value: str) -> Iterator[Problem]:

@@ -1,11 +1,11 @@
 """What is kept of a configuration: the stored document, and one that is on trial."""
 
-import os
 import time
 from pathlib import Path
 
 from initd.configuration.channels import STORED, TRIAL
 from runtime.configuration.model import Trial
+from runtime.durable import put
 
 
 def now() -> float:
@@ -29,7 +29,7 @@ class Files:
 
     def store(self, text: str) -> None:
         """All of it or nothing, also over a power cut. OSError."""
-        put(self.stored_path, text)
+        put(self.stored_path, text.encode())
 
     def trial(self) -> Trial | None:
         """One that cannot be read is none. OSError."""
@@ -42,22 +42,7 @@ class Files:
             return None
 
     def begin_trial(self, trial: Trial) -> None:
-        put(self.trial_path, trial.to_json())
+        put(self.trial_path, trial.to_json().encode())
 
     def end_trial(self) -> None:
         self.trial_path.unlink(missing_ok=True)
-
-
-def put(path: Path, text: str) -> None:
-    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    fresh = path.with_name(f".{path.name}.partial")
-    with open(fresh, "w", opener=lambda name, flags: os.open(name, flags, 0o600)) as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    fresh.rename(path)
-    folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)

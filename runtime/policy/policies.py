@@ -2,7 +2,6 @@
 
 import asyncio
 import logging
-import os
 from collections.abc import Callable
 from enum import StrEnum
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Final
 
 from initd.errors import AuraedError, FailedPrecondition, InvalidArgument, PermissionDenied
 from initd.values import NamedTuple
+from runtime.durable import put
 from runtime.identity.spiffe import SpiffeId
 from runtime.policy import model
 from runtime.policy.model import Decision, Policy
@@ -104,7 +104,7 @@ class Policies:
             if not dry_run:
                 # To the end, also when the caller leaves: what is on file is what holds.
                 writing = asyncio.get_running_loop().run_in_executor(
-                    None, _write, self._stored, text
+                    None, put, self._stored, text.encode()
                 )
                 _, cancelled = await to_the_end(writing)
                 self._take(Held(policy, _revision(text), Source.STORED))
@@ -214,19 +214,3 @@ def _revision(text: str) -> str:
     import hashlib
 
     return hashlib.sha256(text.encode()).hexdigest()[:16]
-
-
-def _write(path: Path, text: str) -> None:
-    """All of it or nothing, also over a power cut."""
-    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    fresh = path.with_name(f".{path.name}")
-    with open(fresh, "w", opener=lambda name, flags: os.open(name, flags, 0o600)) as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    fresh.rename(path)
-    folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)

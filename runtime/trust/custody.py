@@ -1,9 +1,7 @@
 """The node's own key, and what an operator gives it: certificates, bundles, revocation lists."""
 
 import asyncio
-import itertools
 import logging
-import os
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -11,6 +9,7 @@ from typing import Final, TypeVar
 
 from initd.errors import FailedPrecondition, InvalidArgument, NotFound
 from initd.values import NamedTuple
+from runtime.durable import PARTIAL, put
 from runtime.identity.spiffe import SpiffeId, parse_trust_domain
 from runtime.trust import material as materials
 from runtime.trust.files import Files
@@ -24,8 +23,6 @@ MOST: Final = 256 * 1024
 MOST_LISTS: Final = 4 * 1024 * 1024
 
 # Of files that are being written; each has a name of its own.
-_PARTIAL: Final = ".partial"
-_numbers: Final = itertools.count()
 
 _T = TypeVar("_T")
 
@@ -61,7 +58,7 @@ class Custody:
         """What a crash has left; nobody writes yet."""
         state = self._files.state
         for pattern in (f".{self._requested.name}.*", f"{state.name}/.*", f"{state.name}/*/.*"):
-            for left in state.parent.glob(f"{pattern}{_PARTIAL}"):
+            for left in state.parent.glob(f"{pattern}{PARTIAL}"):
                 with suppress(OSError):
                     left.unlink()
 
@@ -282,23 +279,6 @@ async def _to_the_end(work: Callable[[], _T]) -> tuple[_T, bool]:
     return future.result(), cancelled
 
 
-def put(path: Path, content: bytes) -> None:
-    """Replace a file, or make it: it has the old content or the new, and is on the disk when this
-    returns. For us alone."""
-    fresh = path.with_name(f".{path.name}.{os.getpid()}-{next(_numbers)}{_PARTIAL}")
-    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW
-    try:
-        with os.fdopen(os.open(fresh, flags, 0o600), "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        fresh.rename(path)
-    except OSError:
-        fresh.unlink(missing_ok=True)
-        raise
-    sync(path.parent)
-
-
 def _check_caller(chain: bytes, bundles: Mapping[str, bytes], crls: bytes) -> None:
     """Raises FailedPrecondition where whoever has the chain would be refused from then on."""
     from runtime.identity import svid
@@ -323,14 +303,6 @@ def _other(path: Path, content: bytes, *, absent: bool) -> bool:
         return path.read_bytes() != content
     except FileNotFoundError:
         return absent
-
-
-def sync(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _dns_name(wanted: SpiffeId) -> str:

@@ -14,6 +14,7 @@ from initd.boot.verity import Slot
 from initd.errors import FailedPrecondition
 from initd.release import Place, Unusable, parse
 from initd.values import NamedTuple
+from runtime.durable import put
 from runtime.upgrade.model import Written
 
 _NETWORK: Final = "/proc/net"
@@ -121,7 +122,7 @@ class Node(NamedTuple):
             "slot": written.slot,
             "place": list(written.place),
         }
-        _replace(self.file, json.dumps(value))
+        put(self.file, json.dumps(value).encode())
 
     def forget(self) -> None:
         with suppress(FileNotFoundError):
@@ -133,21 +134,6 @@ class Node(NamedTuple):
         if device is not None:
             has = Expected(root_hash, tuple(addresses(self.network)), self.port, self.keeps)
             expected.write(self.device(device.rpartition("/")[2]), has)
-
-
-def _replace(path: Path, text: str) -> None:
-    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    aside = path.with_name(f"{path.name}.new")
-    with aside.open("w") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    aside.rename(path)
-    folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
 
 
 def addresses(network: str = _NETWORK) -> list[str]:

@@ -1,5 +1,6 @@
 """Disks of a test's own: they can be damaged, and they can have more than one version."""
 
+import os
 import shutil
 import struct
 import subprocess
@@ -12,6 +13,19 @@ from image.build import Places, cache_folder
 
 SECTOR = 512
 GOOD, OLDER, EMERGENCY = "aurae_2.0.efi", "aurae_1.0.efi", "aurae-emergency.efi"
+
+
+def ext4_disk(file: Path, content: Path | None = None) -> Path:
+    """A data disk of 64 MiB, empty or with what is in a folder."""
+    with file.open("wb") as image:
+        image.truncate(64 << 20)
+    filled = () if content is None else ("-d", content)
+    subprocess.run(
+        ["mkfs.ext4", "-q", "-L", "aurae-data", *filled, file],
+        check=True,
+        env={**os.environ, "PATH": f"{os.environ['PATH']}:/usr/sbin:/sbin"},
+    )
+    return file
 
 
 @dataclass(frozen=True, slots=True)

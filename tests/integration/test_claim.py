@@ -1,6 +1,5 @@
 """A node that nobody has claimed: who may give it an identity, and how long it keeps that."""
 
-import os
 import socket
 import ssl
 import subprocess
@@ -23,6 +22,7 @@ from runtime.identity.fingerprint import Fingerprint
 from testkit import claims
 from testkit.machines import BOOT_SECONDS, Machine
 from testkit.trust import NAME, NODE, PERSON, TrustDomain
+from tests.integration.disks import ext4_disk
 
 Boot = Callable[..., Machine]
 DISK = "aurae.data=LABEL=aurae-data"
@@ -40,15 +40,7 @@ def owner(tmp_path: Path) -> TrustDomain:
 
 @pytest.fixture
 def disk(tmp_path: Path) -> Path:
-    file = tmp_path / "data.img"
-    with file.open("wb") as image:
-        image.truncate(64 << 20)
-    subprocess.run(
-        ["mkfs.ext4", "-q", "-L", "aurae-data", file],
-        check=True,
-        env={**os.environ, "PATH": f"{os.environ['PATH']}:/usr/sbin:/sbin"},
-    )
-    return file
+    return ext4_disk(tmp_path / "data.img")
 
 
 def channel(machine: Machine) -> grpc.Channel:

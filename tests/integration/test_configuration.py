@@ -24,6 +24,7 @@ from testkit.machines import Machine, Machines
 from testkit.refusals import refused
 from tests.integration import fat
 from tests.integration.broken_networks import CUT_OFF, REFUSED
+from tests.integration.disks import ext4_disk
 
 Boot = Callable[..., Machine]
 
@@ -79,13 +80,7 @@ def data_disk(folder: Path, stored: str = "") -> Path:
     (source / "lib/aurae").mkdir(parents=True)
     if stored:
         (source / "lib/aurae/config.toml").write_text(stored)
-    file = folder / "data.img"
-    with file.open("wb") as image:
-        image.truncate(64 << 20)
-    path = {"PATH": f"{os.environ['PATH']}:/usr/sbin:/sbin"}
-    command = ["mkfs.ext4", "-q", "-L", "aurae-data", "-d", str(source), str(file)]
-    subprocess.run(command, check=True, env={**os.environ, **path})
-    return file
+    return ext4_disk(folder / "data.img", source)
 
 
 def aer(machine: Machine, *words: str, text: str = "") -> subprocess.CompletedProcess[str]:

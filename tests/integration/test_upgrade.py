@@ -24,7 +24,7 @@ from image.machine import Drive
 from testkit.machines import Machine, Machines
 from testkit.refusals import refused
 from tests.integration import upgrades
-from tests.integration.disks import Disk
+from tests.integration.disks import Disk, ext4_disk
 from tests.integration.upgrades import CREDENTIAL, Fault, Maker
 
 SOAK: Final = bool(os.environ.get("AURAE_SOAK"))
@@ -63,15 +63,7 @@ def disk(machines: Machines, tmp_path: Path) -> Iterator[Drive]:
 
 @pytest.fixture
 def data(tmp_path: Path) -> Drive:
-    file = tmp_path / "data.img"
-    with file.open("wb") as image:
-        image.truncate(64 << 20)
-    subprocess.run(
-        ["mkfs.ext4", "-q", "-L", "aurae-data", file],
-        check=True,
-        env={**os.environ, "PATH": f"{os.environ['PATH']}:/usr/sbin:/sbin"},
-    )
-    return Drive(file=file, kept=True)
+    return Drive(file=ext4_disk(tmp_path / "data.img"), kept=True)
 
 
 @pytest.fixture

@@ -20,6 +20,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2
 
 from initd.errors import FailedPrecondition, InvalidArgument, PermissionDenied
+from runtime import durable
 from runtime.identity.authority import Pair
 from runtime.identity.spiffe import SpiffeId
 from runtime.policy import document, model
@@ -308,14 +309,14 @@ def test_a_change_whose_caller_leaves_holds_as_it_is_on_file(
 ) -> None:
     held = policies(tmp_path)
     begun, go_on = threading.Event(), threading.Event()
-    write = module._write
+    write = durable.put
 
-    def slow(path: Path, text: str) -> None:
+    def slow(path: Path, content: bytes) -> None:
         begun.set()
         assert go_on.wait(DEADLINE)
-        write(path, text)
+        write(path, content)
 
-    monkeypatch.setattr(module, "_write", slow)
+    monkeypatch.setattr(module, "put", slow)
 
     async def leave() -> None:
         async with asyncio.TaskGroup() as tasks:

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from initd.errors import FailedPrecondition
+from runtime import durable
 from runtime.identity.authority import Pair
 from runtime.trust import custody as custodies
 from runtime.trust.custody import Custody
@@ -32,7 +33,7 @@ def test_a_change_whose_caller_goes_away_is_taken_before_the_next_begins(
 ) -> None:
     others = {name: make_authority(name).certificate for name in ("a.org", "b.org")}
     writing, go_on, at_once = threading.Event(), threading.Event(), []
-    put = custodies.put
+    put = durable.put
 
     def slow(path: Path, content: bytes) -> None:
         at_once.append(path.stem)
@@ -67,7 +68,7 @@ def test_a_change_whose_caller_goes_away_is_taken_before_the_next_begins(
 def test_files_that_are_written_at_once_are_each_whole_and_none_is_left(tmp_path: Path) -> None:
     path = tmp_path / "file"
     contents = [bytes([number]) * 100_000 for number in range(8)]
-    threads = [threading.Thread(target=custodies.put, args=(path, one)) for one in contents]
+    threads = [threading.Thread(target=durable.put, args=(path, one)) for one in contents]
     for thread in threads:
         thread.start()
     for thread in threads:
