@@ -93,9 +93,9 @@ class KernelBoot:
     root: Path | None = None
 
 
-# The kernel tries out its ciphers at each boot: a fifth of its start where it is emulated. The last
-# two of them do nothing else, and one waits until the initramfs is unpacked. A disk of ours does
-# not know what it runs on, and keeps all of them.
+# The kernel tries out its ciphers at each boot: a fifth of its start where it is emulated. A disk
+# of ours has the first too. The other two do nothing else, and one waits until the initramfs is
+# unpacked; what a real machine would miss of them is not known.
 NO_SELF_TESTS: Final = (
     "cryptomgr.notests",
     "initcall_blacklist=jent_mod_init,crypto_kdf108_init",

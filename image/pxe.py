@@ -17,7 +17,7 @@ import sys
 from pathlib import Path
 from typing import Final
 
-from image import kernel, mkosi, overlay, secure_boot, stages
+from image import disk, kernel, mkosi, overlay, secure_boot, stages
 from image.build import Places, cache_folder
 from image.mkosi import BuildError
 from image.profile import DEFAULT, PROFILES
@@ -30,7 +30,7 @@ STUB: Final = "/usr/lib/systemd/boot/efi/linuxx64.efi.stub"
 
 # rootfstype: see docs/decisions/0030-image.md. A kernel that panics starts the machine again, which
 # asks the network once more.
-CMDLINE: Final = "console=tty0 console=ttyS0,115200 panic=10 loglevel=4 rootfstype=ramfs"
+CMDLINE: Final = f"{disk.CMDLINE} rootfstype=ramfs"
 
 # Bytes of the EFI program's command line. What is left of it is blank: room for arguments that are
 # written there without making the program anew. The kernel takes 2047.
