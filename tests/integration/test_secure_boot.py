@@ -47,7 +47,7 @@ def signed(machines: Machines, tmp_path_factory: pytest.TempPathFactory) -> Path
     )
     (at.root / "usr/lib").mkdir(parents=True)
     shutil.copyfile(made / "image/root/usr/lib/os-release", at.root / "usr/lib/os-release")
-    for name in ("vmlinuz", "initramfs-micro", "root.erofs", "version"):
+    for name in ("vmlinuz", "initramfs-micro", "initramfs", "root.erofs", "version"):
         (output / name).hardlink_to(made / name)
     for name in ("mkosi", "tools", "base"):
         at.tree(name).symlink_to((made / "image" / name).resolve())
