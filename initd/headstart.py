@@ -130,7 +130,7 @@ def hurry(pid: int) -> None:
 
 
 def settle() -> None:
-    """In the runtime and in PID 1, once the API answers: be one among others, if it was in a hurry."""
+    """In the runtime and in PID 1, once the API answers: be one among others, if in a hurry."""
     if os.sched_getscheduler(0) == _HURRIED:
         os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))
 
