@@ -63,12 +63,13 @@ BUILDS: Final = (
 def main() -> None:
     targets = (tuple(sys.argv[1:]),) if sys.argv[1:] else TARGETS
     mkosi.remove(FOLDER)
+    commit = _git("-C", PROJECT, "rev-parse", "HEAD")
     for number, build in enumerate(BUILDS, 1):
         print(
             f"==> build {number} of {len(BUILDS)}: {build.place.relative_to(PROJECT)}", flush=True
         )
         started = time.monotonic()
-        run(build, targets)
+        run(build, commit, targets)
         print(f"    {time.monotonic() - started:.0f} s", flush=True)
     one, two = (build.build for build in BUILDS)
     different = compare(one, two)
@@ -83,14 +84,13 @@ def main() -> None:
     print(f"make reproduce: {len(names)} artifacts are equal in both builds")
 
 
-def run(build: Circumstances, targets: Sequence[Sequence[str]]) -> None:
+def run(build: Circumstances, commit: str, targets: Sequence[Sequence[str]]) -> None:
     """Make these, each by a make of its own, from a clone of the commit."""
     build.place.parent.mkdir(parents=True, exist_ok=True)
-    subprocess.run(
-        ["git", "clone", "--quiet", "--no-hardlinks", PROJECT, build.place],
-        check=True,
-        umask=build.umask,
-    )
+    quietly = ("clone", "--quiet", "--no-checkout", "--no-hardlinks")
+    _git(*quietly, PROJECT, build.place, umask=build.umask)
+    # Another may have been committed since the first build.
+    _git("-C", build.place, "checkout", "--quiet", "--detach", commit, umask=build.umask)
     # Not those of the make that runs us: it would hand its flags and variables on.
     kept = {name: value for name, value in os.environ.items() if not name.startswith("MAKE")}
     kept.pop("SOURCE_DATE_EPOCH", None)
@@ -101,6 +101,13 @@ def run(build: Circumstances, targets: Sequence[Sequence[str]]) -> None:
         )
         if done.returncode:
             sys.exit(f"make reproduce: {build.place}: make {' '.join(words)} failed, see above")
+
+
+def _git(*words: str | Path, umask: int = -1) -> str:
+    done = subprocess.run(
+        ["git", *words], check=True, stdout=subprocess.PIPE, text=True, umask=umask
+    )
+    return done.stdout.strip()
 
 
 def artifacts(build: Path) -> set[str]:
