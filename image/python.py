@@ -34,10 +34,10 @@ UNUSED: Final = re.compile(
     r"|turtle|pydoc|doctest|antigravity|this|sitecustomize|__hello__|pyclbr|tabnanny|webbrowser"
     r"|_sysconfigdata__x86_64-linux-gnu|_aix_support|_android_support|_apple_support|_ios_support"
     r"|_osx_support|mailbox|imaplib|poplib|smtplib|ftplib|nntplib|pstats|profile|cProfile|wave"
-    r"|rlcompleter|pdb|bdb|zipapp|trace|_pyio|_pydecimal)(\.py)?"
+    r"|rlcompleter|pdb|bdb|zipapp|trace|_pyio|_pydecimal|sqlite3)(\.py)?"
 )
 UNUSED_EXTENSION: Final = re.compile(
-    r"(_test|xx|_xxtest|_ctypes_test|_curses|_dbm|_codecs_|_multibytecodec|_lsprof|readline).*\.so"
+    r"(_test|xx|_xxtest|_ctypes_test|_curses|_dbm|_codecs_|_multibytecodec|_lsprof|readline|_sqlite3).*\.so"
 )
 
 # Of the wheels.

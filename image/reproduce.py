@@ -9,7 +9,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -18,6 +18,9 @@ from image import mkosi
 
 PROJECT: Final = Path(__file__).resolve().parent.parent
 FOLDER: Final = PROJECT / "build/reproduce"
+
+# What is built: all that nodes are installed, booted and upgraded with, in two profiles.
+TARGETS: Final = (("pxe",), ("pxe", "PROFILE=cloud"))
 
 # Beside the artifacts in `build/`: what only the build itself needs, or is of this host.
 NOT_ARTIFACTS: Final = frozenset(("venv", "image", "acceleration", "node", "pki", "evidence"))
@@ -58,14 +61,15 @@ BUILDS: Final = (
 
 
 def main() -> None:
-    targets = sys.argv[1:] or ["image"]
+    targets = (tuple(sys.argv[1:]),) if sys.argv[1:] else TARGETS
     mkosi.remove(FOLDER)
+    commit = _git("-C", PROJECT, "rev-parse", "HEAD")
     for number, build in enumerate(BUILDS, 1):
         print(
             f"==> build {number} of {len(BUILDS)}: {build.place.relative_to(PROJECT)}", flush=True
         )
         started = time.monotonic()
-        run(build, targets)
+        run(build, commit, targets)
         print(f"    {time.monotonic() - started:.0f} s", flush=True)
     one, two = (build.build for build in BUILDS)
     different = compare(one, two)
@@ -75,42 +79,44 @@ def main() -> None:
         sys.exit(f"make reproduce: the builds differ; both are in {FOLDER}")
     names = sorted(artifacts(one))
     for name in names:
-        print(f"    {name:24} sha256:{digest(one / name)}")
+        print(f"    sha256:{digest(one / name)} {name}")
     mkosi.remove(FOLDER)
     print(f"make reproduce: {len(names)} artifacts are equal in both builds")
 
 
-def run(build: Circumstances, targets: list[str]) -> None:
-    """Build from a clone of the commit."""
+def run(build: Circumstances, commit: str, targets: Sequence[Sequence[str]]) -> None:
+    """Make these, each by a make of its own, from a clone of the commit."""
     build.place.parent.mkdir(parents=True, exist_ok=True)
-    subprocess.run(
-        ["git", "clone", "--quiet", "--no-hardlinks", PROJECT, build.place],
-        check=True,
-        umask=build.umask,
-    )
+    quietly = ("clone", "--quiet", "--no-checkout", "--no-hardlinks")
+    _git(*quietly, PROJECT, build.place, umask=build.umask)
+    # Another may have been committed since the first build.
+    _git("-C", build.place, "checkout", "--quiet", "--detach", commit, umask=build.umask)
     # Not those of the make that runs us: it would hand its flags and variables on.
     kept = {name: value for name, value in os.environ.items() if not name.startswith("MAKE")}
     kept.pop("SOURCE_DATE_EPOCH", None)
     environment = {**kept, **build.environment, "AURAE_CACHE": str(build.cache)}
+    for words in targets:
+        done = subprocess.run(
+            ["make", *words], cwd=build.place, env=environment, umask=build.umask, check=False
+        )
+        if done.returncode:
+            sys.exit(f"make reproduce: {build.place}: make {' '.join(words)} failed, see above")
+
+
+def _git(*words: str | Path, umask: int = -1) -> str:
     done = subprocess.run(
-        ["make", *targets], cwd=build.place, env=environment, umask=build.umask, check=False
+        ["git", *words], check=True, stdout=subprocess.PIPE, text=True, umask=umask
     )
-    if done.returncode:
-        sys.exit(f"make reproduce: {build.place}: make {' '.join(targets)} failed, see above")
+    return done.stdout.strip()
 
 
 def artifacts(build: Path) -> set[str]:
     """Names of the files in a folder `build/`, and below it, that are there to be used."""
     found: set[str] = set()
-    for path in build.iterdir():
-        if path.name in NOT_ARTIFACTS:
-            continue
-        files = path.rglob("*") if path.is_dir() else [path]
-        found.update(
-            str(file.relative_to(build))
-            for file in files
-            if file.is_file() and not file.is_symlink()
-        )
+    for folder, folders, names in os.walk(build):
+        folders[:] = [name for name in folders if name not in NOT_ARTIFACTS]
+        files = (Path(folder) / name for name in names if name not in NOT_ARTIFACTS)
+        found.update(str(file.relative_to(build)) for file in files if not file.is_symlink())
     return found
 
 
@@ -123,8 +129,10 @@ def compare(one: Path, two: Path) -> list[str]:
         f"{name}: differs from byte {at} on" for name, at in sorted(found.items()) if at is not None
     ]
     if lines:
-        roots = (build / "image/root" for build in (one, two))
-        lines += [f"    root: /{path} differs" for path in compare_trees(*roots)]
+        trees = (*one.glob("image/root"), *one.glob("*/image/root"))
+        for root in (tree.relative_to(one) for tree in trees):
+            paths = compare_trees(one / root, two / root)
+            lines += [f"    {root}: /{path} differs" for path in paths]
     return lines
 
 

@@ -106,9 +106,9 @@ sys.exit(main())
 
 # What the node runs on. A part of it that was pruned too far is found when the image is built.
 IMPORTED: Final = """
-import argparse, asyncio, ctypes, json, logging, multiprocessing, pickle, sqlite3, ssl, zipfile
+import argparse, asyncio, ctypes, json, logging, multiprocessing, pickle, ssl, zipfile
 import google.protobuf.json_format, grpc.aio, grpc_health.v1.health, grpc_reflection.v1alpha
-import cryptography.x509, pyroute2, shtab, yaml
+import cryptography.x509, shtab, yaml
 """
 
 

@@ -16,17 +16,15 @@ ended well.
 """
 
 import json
-import os
 import socket
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final
 
-from initd.boot import guard
+from initd.boot import copies, guard
 from initd.boot.booted import Booted
 from initd.boot.expected import Expected
-from initd.linux import spawn
 from initd.log import Log
 from initd.loop import Loop, Timer
 from initd.processes.children import Children, Ending
@@ -42,7 +40,6 @@ CONNECTING: Final = 0.5
 _SETS: Final = ("/run/credentials/@system/aurae.cells.json", "/etc/aurae/cells.json")
 _APPLIED: Final = "/run/aurae/cells.applied"
 _STATE: Final = "/var/lib/aurae"
-_REPORT_LIMIT: Final = 8192
 
 
 class Survey(NamedTuple):
@@ -114,23 +111,19 @@ class Health:
             self._turn()
             return
         self._surveying = True
-        read, write = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         try:
-            pid = spawn.in_child(lambda: _tell_survey(self._survey, self._told, write))
+            copy = copies.start(lambda tell: tell(_survey_as_text(self._survey(self._told))))
         except OSError as error:
-            os.close(read)
             self._log.warning(f"health: {error.strerror}")
             self._surveyed = Survey()
             self._turn()
             return
-        finally:
-            os.close(write)
 
         def ended(_ending: Ending) -> None:
-            self._surveyed = _heard_survey(read)
+            self._surveyed = _survey_from(copies.told(copy.pipe))
             self._turn()
 
-        self._children.add(pid, ended)
+        self._children.add(copy.pid, ended)
 
     def _turn(self) -> None:
         self._timer = None
@@ -198,22 +191,18 @@ def undecided(file: Path = FILE) -> bool:
         return False
 
 
-def _tell_survey(survey: Callable[[Booted], Survey], told: Booted, write: int) -> None:
-    found = survey(told)
-    value = [found.counted, found.version, found.expected._asdict()]
-    os.write(write, json.dumps(value).encode()[:_REPORT_LIMIT])
+def _survey_as_text(found: Survey) -> str:
+    return json.dumps([found.counted, found.version, found.expected._asdict()])
 
 
-def _heard_survey(read: int) -> Survey:
+def _survey_from(text: str) -> Survey:
     try:
-        counted, version, fields = json.loads(os.read(read, _REPORT_LIMIT))
-        expected = Expected(**{**fields, "addresses": tuple(fields["addresses"])})
-        return Survey(bool(counted), str(version), expected)
-    except (OSError, ValueError):
+        counted, version, fields = json.loads(text)
+    except ValueError:
         # It could not be read: then nobody counts on it either.
         return Survey()
-    finally:
-        os.close(read)
+    expected = Expected(**{**fields, "addresses": tuple(fields["addresses"])})
+    return Survey(bool(counted), str(version), expected)
 
 
 def survey_disk(told: Booted) -> Survey:

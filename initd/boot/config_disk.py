@@ -7,15 +7,14 @@
 """
 
 import os
-import signal
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from typing import Final
 
+from initd.boot import copies
 from initd.boot.disks import block_devices, content
 from initd.boot.modules import Modules, find_modaliases
-from initd.linux import spawn
 from initd.linux.mount import MountFlag, mount, umount
 from initd.values import NamedTuple
 
@@ -30,7 +29,6 @@ FIRST_LINE: Final = b"#aurae-config"
 # Names without what a kind of file system may not have in them, in the order in which they count.
 _NAMES: Final = ("auraeconfig", "cidata")
 _ASIDE: Final = "/run/aurae/config.disk"
-_PROCS: Final = "/sys/fs/cgroup/auraed/hardware/cgroup.procs"
 _BLOCK: Final = "/sys/class/block"
 _NO_DISKS: Final = ("ram", "loop", "zram", "pmem", "nbd", "fd", "dm-", "md")
 # Partitions of the image: what they are called is what they are.
@@ -135,31 +133,15 @@ def _read(path: str) -> bytes:
 
 def _in_copy(work: Callable[[], str]) -> tuple[str, tuple[str, ...]]:
     """What `work` says, or the LookupError that it raises, in a copy of this process."""
-    import select
-
-    read, write = os.pipe2(os.O_CLOEXEC)
+    copy = copies.start(lambda tell: _tell(work, tell))
     try:
-        pid = spawn.in_child(lambda: _tell(work, write))
-    except OSError:
-        os.close(read)
-        raise
-    finally:
-        os.close(write)
-    try:
-        if not select.select([read], [], [], PATIENCE + READING)[0]:
-            with suppress(OSError):
-                os.kill(pid, signal.SIGKILL)
-            return "", ("a disk does not answer; none is used",)
-        said, _, problem = os.read(read, 4096).decode(errors="replace").partition("\n")
-        os.waitpid(pid, 0)
-    finally:
-        os.close(read)
-    return said, (problem,) if problem else ()
+        said = tuple(copies.lines(copy, PATIENCE + READING, READING))
+    except TimeoutError:
+        return "", ("a disk does not answer; none is used",)
+    return (said[0], tuple(filter(None, said[1:]))) if said else ("", ())
 
 
-def _tell(work: Callable[[], str], write: int) -> None:
-    with suppress(OSError), open(_PROCS, "w") as procs:
-        procs.write(str(os.getpid()))
+def _tell(work: Callable[[], str], tell: copies.Tell) -> None:
     said, problem = "", ""
     try:
         said = work()
@@ -167,7 +149,7 @@ def _tell(work: Callable[[], str], write: int) -> None:
         problem = " ".join(map(str, e.args))
     except OSError as e:
         problem = f"{e.filename or 'disk'}: {e.strerror}; it is not used"
-    os.write(write, f"{said}\n{problem}".encode()[:4096])
+    tell(f"{said}\n{problem}\n")
 
 
 def _search(*, waits: bool, but: str) -> str:

@@ -9,32 +9,23 @@ It is done in a copy of PID 1, because a disk may answer late, or never.
 """
 
 import os
-from contextlib import suppress
 from typing import Final
 
-from initd.boot import attempts, esp, verity
+from initd.boot import attempts, copies, esp, verity
 from initd.boot.booted import Booted
+from initd.boot.copies import Copy
 from initd.boot.disks import block_devices
 from initd.boot.esp import Esp, Present
-from initd.linux import namespace, spawn
+from initd.linux import namespace
 from initd.linux.mount import MountFlag, mount
 from initd.linux.namespace import Namespace
 from initd.values import NamedTuple
 
 _BLOCK: Final = "/sys/class/block"
-_PROCS: Final = "/sys/fs/cgroup/auraed/hardware/cgroup.procs"
 _CHUNK: Final = 1 << 20
-_REPORT_LIMIT: Final = 4096
 # The workloads go first.
 _NICE: Final = 19
 _REBOOT: Final = "reboot"
-
-
-class Looking(NamedTuple):
-    """A copy at work. It is the caller's to wait for, and then to ask by `report`."""
-
-    pid: int
-    pipe: int
 
 
 class Report(NamedTuple):
@@ -44,28 +35,14 @@ class Report(NamedTuple):
     reboot: bool = False
 
 
-def start(told: Booted, *, bless: bool = False) -> Looking:
+def start(told: Booted, *, bless: bool = False) -> Copy:
     """For a boot from a slot, of a version that is blessed if its image is whole. OSError."""
-    read, write = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
-    try:
-        pid = spawn.in_child(lambda: _work(told, write, bless=bless))
-    except OSError:
-        os.close(read)
-        raise
-    finally:
-        os.close(write)
-    return Looking(pid, read)
+    return copies.start(lambda tell: _work(told, tell, bless=bless))
 
 
-def report(looking: Looking) -> Report:
+def report(looking: Copy) -> Report:
     """Once, after its end."""
-    try:
-        text = os.read(looking.pipe, _REPORT_LIMIT).decode(errors="replace")
-    except BlockingIOError:
-        text = ""
-    finally:
-        os.close(looking.pipe)
-    how, newline, problem = text.partition("\n")
+    how, newline, problem = copies.told(looking.pipe).partition("\n")
     if not newline:
         return Report("boot: nobody knows whether the boot image is whole: the look at it failed")
     return Report(problem, how == _REBOOT)
@@ -95,9 +72,7 @@ def judge(partition: Esp, version: str, image: str) -> Report:
     return Report(f"{damaged}; another version is started", reboot=True)
 
 
-def _work(told: Booted, write: int, *, bless: bool) -> None:
-    with suppress(OSError), open(_PROCS, "w") as procs:
-        procs.write(str(os.getpid()))
+def _work(told: Booted, tell: copies.Tell, *, bless: bool) -> None:
     os.nice(_NICE)
     try:
         said = _look(told)
@@ -107,7 +82,7 @@ def _work(told: Booted, write: int, *, bless: bool) -> None:
             _clear(told)
     except OSError as e:
         said = Report(f"boot: {e}")
-    os.write(write, f"{_REBOOT if said.reboot else ''}\n{said.problem}".encode()[:_REPORT_LIMIT])
+    tell(f"{_REBOOT if said.reboot else ''}\n{said.problem}")
 
 
 def set_apart() -> None:

@@ -6,19 +6,18 @@ only needed for a disk that has to be made, grown or opened is imported, and run
 """
 
 import os
-import signal
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import Final
 
+from initd.boot import copies
 from initd.boot.credentials import FOLDER as CREDENTIALS
 from initd.boot.disks import NotThere, block_devices, content
 from initd.boot.modules import Modules, find_modaliases
 from initd.boot.mounts import FOLDERS, LINKS
 from initd.boot.options import DataOptions
 from initd.boot.plan import Done
-from initd.linux import spawn
 from initd.linux.mount import MountFlag, mount
 from initd.values import NamedTuple
 
@@ -38,7 +37,6 @@ _LOOKS: Final = 8
 
 ASIDE: Final = "/run/aurae/data"
 """Where it is mounted until it is ready."""
-_CGROUP: Final = "/sys/fs/cgroup/auraed/hardware"
 BLOCK: Final = "/sys/class/block"
 # No more to be found on these than on what they show.
 _NO_DISKS: Final = ("ram", "loop", "zram", "pmem", "nbd", "fd", "dm-")
@@ -163,75 +161,36 @@ def _may_be(device: Mapping[str, str]) -> bool:
 def _in_copy(work: Callable[[Teller], str], patience: float, teller: Teller) -> str:
     """What `work` says, in a copy of this process. Raises NotThere with what it raised, and where
     it is not done in time."""
-    read, write = os.pipe2(os.O_CLOEXEC)
+    copy = copies.start(lambda tell: _tell(work, tell))
+    kind = text = ""
     try:
-        pid = spawn.in_child(lambda: _tell(work, write))
-    except OSError:
-        os.close(read)
-        raise
-    finally:
-        os.close(write)
-    try:
-        told = _hear(read, patience + MOUNTING, teller)
-    except NotThere:
-        _end(pid)
-        raise
-    finally:
-        os.close(read)
-    os.waitpid(pid, 0)
-    kind, _, text = told.partition(" ")
-    if kind not in ("found", "none"):
-        raise NotThere("its search ended before it was done")
-    if kind == "none":
-        raise NotThere(text)
-    return text
-
-
-def _hear(read: int, seconds: float, teller: Teller) -> str:
-    """The last line that the copy has told; earlier ones are passed on. Raises NotThere."""
-    import select
-
-    deadline = time.monotonic() + seconds
-    waiting = b""
-    last = ""
-    while select.select([read], [], [], max(deadline - time.monotonic(), 0))[0]:
-        data = os.read(read, 4096)
-        if not data:
-            return last
-        *lines, waiting = (waiting + data).split(b"\n")
-        for line in lines:
-            last = line.decode(errors="replace")
-            kind, _, text = last.partition(" ")
+        for line in copies.lines(copy, patience + MOUNTING, MAKING):
+            kind, _, text = line.partition(" ")
             if kind == "say":
                 teller.say(text)
-                deadline = time.monotonic() + MAKING
             elif kind == "warn":
                 teller.warn(text)
-    raise NotThere("the disk does not answer")
+    except TimeoutError:
+        # And what it runs.
+        with suppress(OSError), open(f"{copies.CGROUP}/cgroup.kill", "w") as kill:
+            kill.write("1")
+        raise NotThere("the disk does not answer") from None
+    if kind == "found":
+        return text
+    raise NotThere(text if kind == "none" else "its search ended before it was done")
 
 
-def _end(pid: int) -> None:
-    """Kill the copy, and what it runs. It may be where no signal reaches it."""
-    with suppress(OSError):
-        os.kill(pid, signal.SIGKILL)
-    with suppress(OSError), open(f"{_CGROUP}/cgroup.kill", "w") as kill:
-        kill.write("1")
+def _tell(work: Callable[[Teller], str], tell: copies.Tell) -> None:
+    def line(kind: str, text: str) -> None:
+        tell(f"{kind} {text}".replace("\n", " ") + "\n")
 
-
-def _tell(work: Callable[[Teller], str], write: int) -> None:
-    def tell(kind: str, text: str) -> None:
-        line = f"{kind} {text}".replace("\n", " ")
-        os.write(write, line.encode()[:2048] + b"\n")
-
-    with suppress(OSError), open(f"{_CGROUP}/cgroup.procs", "w") as procs:
-        procs.write(str(os.getpid()))
     try:
-        tell("found", work(Teller(lambda text: tell("say", text), lambda text: tell("warn", text))))
+        line("found", work(Teller(lambda text: line("say", text), lambda text: line("warn", text))))
     except NotThere as e:
-        tell("none", str(e))
+        line("none", str(e))
     except OSError as e:
         where = f"{e.filename}: " if e.filename else ""
-        tell("none", f"{where}{e.strerror}")
+        line("none", f"{where}{e.strerror}")
 
 
 def make_folders(root: str) -> None:

@@ -4,21 +4,18 @@ A driver's start may take seconds, or for ever where its device is broken, and P
 for it.
 """
 
-import os
 import time
 from collections.abc import Iterable
 from typing import Final
 
+from initd.boot import copies
 from initd.boot.modules import Modules, find_modaliases
-from initd.linux import spawn
 from initd.values import NamedTuple
 
-_PROCS: Final = "/sys/fs/cgroup/auraed/hardware/cgroup.procs"
 # What one look has brought forth may need drivers in turn: a bus, its devices, their functions.
 _LOOKS: Final = 8
 # Paravirtual devices; the power button and what its keys come by.
 _FIRST: Final = ("virtio:", "acpi:PNP0C0C", "acpi:LNXPWRBN", "input:")
-_REPORT_LIMIT: Final = 64 * 1024
 
 
 class Loading(NamedTuple):
@@ -31,26 +28,13 @@ class Loading(NamedTuple):
 
 def start(modaliases: Iterable[str] | None = None, *, limit: int = 2) -> Loading:
     """For these devices, or for all there are, of an `urgency` up to `limit`."""
-    read, write = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
-    try:
-        pid = spawn.in_child(lambda: _work(modaliases, limit, write))
-    except OSError:
-        os.close(read)
-        raise
-    finally:
-        os.close(write)
-    return Loading(pid, time.monotonic(), read)
+    pid, pipe = copies.start(lambda tell: _work(modaliases, limit, tell))
+    return Loading(pid, time.monotonic(), pipe)
 
 
 def report(loading: Loading) -> tuple[str, list[str]]:
     """(names of the modules loaded, what was wrong). Once, after its end."""
-    try:
-        text = os.read(loading.pipe, _REPORT_LIMIT).decode(errors="replace")
-    except BlockingIOError:
-        text = ""
-    finally:
-        os.close(loading.pipe)
-    loaded, *problems = text.split("\n")
+    loaded, *problems = copies.told(loading.pipe).split("\n")
     return loaded, problems
 
 
@@ -61,9 +45,7 @@ def urgency(modalias: str) -> int:
     return 2 if "bc01sc" in modalias else 1
 
 
-def _work(modaliases: Iterable[str] | None, limit: int, write: int) -> None:
-    with open(_PROCS, "w") as procs:
-        procs.write(str(os.getpid()))
+def _work(modaliases: Iterable[str] | None, limit: int, tell: copies.Tell) -> None:
     modules = Modules()
     loaded: list[str] = []
     problems: list[str] = []
@@ -75,4 +57,4 @@ def _work(modaliases: Iterable[str] | None, limit: int, write: int) -> None:
         problems += wrong
         if not names or modaliases is not None:
             break
-    os.write(write, "\n".join([" ".join(loaded), *problems]).encode()[:_REPORT_LIMIT])
+    tell("\n".join([" ".join(loaded), *problems]))

@@ -6,7 +6,7 @@ import pytest
 from aurae.cells.v0 import cells_pb2 as pb
 
 from image.machine import API_PORT, Channel, Credential, Nic
-from testkit.machines import Machine, Machines
+from testkit.machines import Machine
 from testkit.trust import TrustDomain
 
 Boot = Callable[..., Machine]
@@ -93,21 +93,9 @@ def test_one_processor_is_enough(boot: Boot) -> None:
     machine.poweroff()
 
 
-def test_the_disk_boots_by_firmware(boot: Boot, machines: Machines) -> None:
-    if not (machines.artifacts / "aurae.img").exists():
-        pytest.skip("this image has no disk")
-    machine = boot(disk=True)
-    mounts = machine.system.read("cat /proc/mounts").splitlines()
-    (root,) = [line.split() for line in mounts if line.split()[1] == "/"]
-    assert root[2] == "erofs"
-    assert root[0].startswith("/dev/")
-    with machine.cell("c") as cell:
-        assert cell.read("echo fine") == "fine\n"
-    machine.poweroff()
-
-
-def test_pid_1_is_the_interpreter_of_the_initramfs_and_all_import_from_packs(boot: Boot) -> None:
-    machine = boot()
+def test_pid_1_is_the_interpreter_of_the_initramfs_and_all_import_from_packs(
+    machine: Machine,
+) -> None:
     # A second start of Python would be the root's.
     devices = machine.system.read("stat -L -c %d /proc/1/exe /usr/bin/python3").split()
     assert devices[0] != devices[1]
@@ -138,8 +126,12 @@ def test_ps_names_what_is_of_auraed(machine: Machine) -> None:
     assert set(policies) == {"policy", ":", "0"}, "nothing of ours stays in a hurry"
 
 
-def test_the_root_is_read_only_and_holds_no_secret(boot: Boot) -> None:
-    machine = boot()
+def test_there_is_no_shell_on_the_console(machine: Machine) -> None:
+    assert "DEBUG IMAGE" not in machine.console.text
+    assert machine.system.run("test -e /etc/aurae/debug").exit_code != 0
+
+
+def test_the_root_is_read_only_and_holds_no_secret(machine: Machine) -> None:
     assert machine.system.run("touch /etc/x || touch /usr/x").exit_code != 0
     small = "find / -xdev -type f -size -16k ! -name '*.pyc'"
     found = machine.system.read(f"{small} -exec grep -lF 'PRIVATE KEY-----' {{}} +; true")

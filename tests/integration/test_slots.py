@@ -13,10 +13,13 @@ from typing import Final
 
 import grpc
 import pytest
+from aurae.discovery.v0 import discovery_pb2
+from aurae.node.v0 import node_pb2, upgrade_pb2
 
 from image.console import LostError, NotSeenError
 from image.machine import Drive
 from testkit.machines import Machine, Machines
+from testkit.refusals import refused
 from tests.integration.disks import Disk, Versions, make_versions
 
 Boot = Callable[..., Machine]
@@ -27,6 +30,8 @@ PLACES: Final = {"root": 17, "tree": 17, "image": 16}
 BOOT_SECONDS: Final = 240.0
 # A kernel that is damaged may hang; so long it is waited for.
 HANG_SECONDS: Final = 120.0
+# What OVMF says last of all, where a kernel could not unpack itself and has returned.
+DEAD: Final = "!!!! X64 Exception Type"
 # Of the kernel's device, which is checked block by block.
 READ_ALL: Final = "cat /dev/dm-0 > /dev/null"
 BLOCK: Final = 4096
@@ -91,8 +96,10 @@ def test_the_disk_boots_from_slot_a_and_its_root_is_verified(
     )
     wanted = {"slot": "a", "disk": "vda", "roothash": root_hash, "root": "/dev/dm-0"}
     assert origin(machine) == wanted
-    mounts = machine.system.read("cat /proc/mounts").splitlines()
-    assert [line.split()[0] for line in mounts if line.split()[1] == "/"] == ["/dev/dm-0"]
+    mounts = map(str.split, machine.system.read("cat /proc/mounts").splitlines())
+    assert [(mount[0], mount[2]) for mount in mounts if mount[1] == "/"] == [("/dev/dm-0", "erofs")]
+    with machine.cell("c") as cell:
+        assert cell.read("echo fine") == "fine\n"
     assert machine.system.read(ATTEMPTS).split() == ["aurae-attempts", root_hash, "0"]
     machine.system.read(READ_ALL)
     assert "damaged" not in machine.console.text
@@ -122,8 +129,14 @@ def test_where_both_slots_are_bad_the_emergency_entry_is_started(boot: Boot, dam
         machine.console.wait_for(f"version {version} is given up: .*in no slot", BOOT_SECONDS)
     machine.wait_until_serving(BOOT_SECONDS)
     # There callers may look, and that is all.
+    machine.api.discovery.Discover(discovery_pb2.DiscoverRequest())
+    found = machine.api.upgrade.GetUpgradeStatus(upgrade_pb2.GetUpgradeStatusRequest())
+    assert found.slot == ""
     with pytest.raises(grpc.RpcError, match="emergency entry"):
         machine.system.read("true")
+    with refused(grpc.StatusCode.PERMISSION_DENIED, "emergency entry, which changes nothing"):
+        machine.api.node.Shutdown(node_pb2.ShutdownRequest(mode=node_pb2.SHUTDOWN_MODE_REBOOT))
+    machine.poweroff()
 
 
 def test_a_damaged_boot_image_that_boots_all_the_same_is_given_up(
@@ -189,7 +202,8 @@ def root_damage_found(machine: Machine) -> bool:
 def image_damage_found(machine: Machine) -> bool:
     """The machine never serves, or says what is damaged."""
     try:
-        machine.console.wait_for("runtime ready", HANG_SECONDS)
+        if machine.console.wait_for(f"runtime ready|{DEAD}", HANG_SECONDS)[0] == DEAD:
+            return True
         machine.console.wait_for("boot image .*: damaged on the disk", BOOT_SECONDS)
     except (LostError, NotSeenError):
         return "runtime ready" not in machine.console.text

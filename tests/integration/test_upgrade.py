@@ -16,7 +16,6 @@ from typing import Final
 import grpc
 import pytest
 from aurae.discovery.v0 import discovery_pb2
-from aurae.node.v0 import node_pb2
 from aurae.node.v0 import upgrade_pb2 as pb
 
 from aer.bundle import Bundle
@@ -245,22 +244,6 @@ def test_a_power_cut_at_any_point_leaves_a_node_that_boots(
             until_healthy(machine, old)
     aer(machine, "node", "upgrade", str(new))
     assert versions(machine) == {old: "GOOD", "0.2.0": "TRYING"}
-
-
-@pytest.mark.skipif(not SOAK, reason="that it boots is tested with the slots")
-def test_where_both_slots_are_bad_an_api_that_looks_only_is_left(
-    machines: Machines, disk: Drive, old: str
-) -> None:
-    Disk(disk.file).flip("aurae-verity-a", 4096 + 100)
-    machine = machines.start(disk=disk, reboots=True, wait=False)
-    machine.console.wait_for(f"version {old} is given up: .*in no slot", BOOT_SECONDS)
-    machine.wait_until_serving(BOOT_SECONDS)
-    machine.api.discovery.Discover(discovery_pb2.DiscoverRequest())
-    assert status(machine).slot == ""
-    with refused(grpc.StatusCode.PERMISSION_DENIED, "emergency entry, which changes nothing"):
-        machine.api.node.Shutdown(node_pb2.ShutdownRequest(mode=node_pb2.SHUTDOWN_MODE_REBOOT))
-    machine.poweroff()
-    machines.close(machine)
 
 
 def cut_amid_upgrade(machine: Machine, bundle: Path, chance: random.Random) -> bool:

@@ -1,15 +1,19 @@
 """`aer pki` over the years: renewing, revoking, signing, bundles, passphrases, exports."""
 
 import json
+import os
+import pty
 import stat
 import subprocess
 import sys
+import termios
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pexpect
+import pexpect.fdpexpect
 import pytest
 import yaml
 
@@ -21,7 +25,13 @@ from runtime.identity.spiffe import SpiffeId
 from .conftest import Result
 
 DAY = timedelta(days=1)
-_MAIN = "import sys; from aer.__main__ import main; sys.exit(main(sys.argv[1:]))"
+# The first terminal that the leader of a session opens is the session's.
+_ON_TERMINAL = """
+import os, sys
+os.close(os.open(os.ttyname(0), os.O_RDWR))
+from aer.__main__ import main
+sys.exit(main(sys.argv[1:]))
+"""
 _VERIFY = ("openssl", "verify", "-x509_strict", "-crl_check", "-CAfile")
 
 
@@ -312,17 +322,26 @@ def test_a_passphrase_is_asked_for_on_a_terminal(pki: Pki, tmp_path: Path) -> No
 
 
 def _typed(words: list[str], answers: list[str]) -> tuple[int, str]:
-    """Exit status and the last line, of a terminal on which somebody types."""
-    terminal: Any = pexpect.spawn(sys.executable, ["-c", _MAIN, "pki", *words], timeout=30)
-    for answer in answers:
-        terminal.expect("(passphrase.*|once more): ")
-        terminal.waitnoecho(timeout=30)
-        terminal.sendline(answer)
-    terminal.expect(pexpect.EOF)
-    said = terminal.before.decode()
+    """Exit status and the last line, of a terminal on which somebody types.
+
+    Not by pexpect's own start, which forks: a copy of this process may die of gRPC's threads before
+    it is a program of its own."""
+    ours, theirs = pty.openpty()
+    line = [sys.executable, "-c", _ON_TERMINAL, "pki", *words]
+    with subprocess.Popen(
+        line, stdin=theirs, stdout=theirs, stderr=theirs, start_new_session=True
+    ) as program:
+        os.close(theirs)
+        terminal: Any = pexpect.fdpexpect.fdspawn(ours, timeout=30)
+        for answer in answers:
+            terminal.expect("(passphrase.*|once more): ")
+            assert not termios.tcgetattr(ours)[3] & termios.ECHO
+            terminal.sendline(answer)
+        terminal.expect(pexpect.EOF)
     terminal.close()
+    said = terminal.before.decode()
     assert not any(answer in said for answer in answers)
-    return terminal.exitstatus, said.strip().splitlines()[-1]
+    return program.returncode, said.strip().splitlines()[-1]
 
 
 def test_kubernetes_gets_a_secret_and_a_config_map(pki: Pki, tmp_path: Path) -> None:

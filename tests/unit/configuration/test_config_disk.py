@@ -101,7 +101,6 @@ def test_a_disk_that_is_waited_for_and_does_not_come_is_told_of(
 ) -> None:
     monkeypatch.setattr(config_disk, "PATIENCE", 0.05)
     monkeypatch.setattr(config_disk, "_BLOCK", str(tmp_path))
-    monkeypatch.setattr(config_disk, "_PROCS", str(tmp_path / "procs"))
     monkeypatch.setattr(config_disk, "find_modaliases", list)
     said, problems = config_disk.look(waits=True, folder=str(tmp_path))
     assert said == ""

@@ -6,10 +6,10 @@ from image import reproduce
 
 
 def build(folder: Path, **files: bytes) -> Path:
-    for name, content in {"vmlinuz": b"kernel", "pxe/script": b"boot", **files}.items():
+    for name, content in {"vmlinuz": b"kernel", "cloud/pxe/script": b"boot", **files}.items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_bytes(content)
-    for unneeded in ("venv/x", "image/root/etc/os-release", "node/x"):
+    for unneeded in ("venv/x", "image/root/etc/os-release", "node/x", "cloud/image/root/x"):
         (folder / unneeded).parent.mkdir(parents=True, exist_ok=True)
         (folder / unneeded).write_text("of no account")
     return folder
@@ -19,7 +19,7 @@ def test_equal_builds_have_no_difference(tmp_path: Path) -> None:
     one, two = build(tmp_path / "one"), build(tmp_path / "two")
     (two / "venv/x").write_text("another")
     assert reproduce.compare(one, two) == []
-    assert reproduce.artifacts(one) == {"vmlinuz", "pxe/script"}
+    assert reproduce.artifacts(one) == {"vmlinuz", "cloud/pxe/script"}
 
 
 def test_a_changed_byte_is_named_with_its_place_and_what_of_the_root_it_may_come_from(
@@ -32,7 +32,7 @@ def test_a_changed_byte_is_named_with_its_place_and_what_of_the_root_it_may_come
     (two / "image/root/etc/os-release").write_text("changed")
     assert reproduce.compare(one, two) == [
         "img: differs from byte 2500000 on",
-        "    root: /etc/os-release differs",
+        "    image/root: /etc/os-release differs",
     ]
 
 

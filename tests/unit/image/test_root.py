@@ -31,9 +31,10 @@ def test_only_whole_names_are_pruned_from_the_standard_library() -> None:
         assert not python.UNUSED.fullmatch(name)
 
 
-def test_test_extensions_are_pruned_and_the_others_kept() -> None:
-    assert python.UNUSED_EXTENSION.fullmatch("_testcapi.cpython-313-x86_64-linux-gnu.so")
-    for name in ("_ctypes", "_ssl", "_sqlite3", "_decimal", "_queue"):
+def test_extensions_for_tests_and_databases_are_pruned_and_the_others_kept() -> None:
+    for name in ("_testcapi", "_sqlite3"):
+        assert python.UNUSED_EXTENSION.fullmatch(f"{name}.cpython-313-x86_64-linux-gnu.so")
+    for name in ("_ctypes", "_ssl", "_zoneinfo", "_decimal", "_queue"):
         assert not python.UNUSED_EXTENSION.fullmatch(f"{name}.cpython-313-x86_64-linux-gnu.so")
 
 

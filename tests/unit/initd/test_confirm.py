@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from initd.boot import confirm, esp
-from initd.boot.confirm import Looking, Report
+from initd.boot.confirm import Report
+from initd.boot.copies import Copy
 from initd.boot.esp import Esp
 from tests.unit.initd.fat_image import make
 
@@ -92,8 +93,8 @@ def test_a_copy_that_says_nothing_has_failed() -> None:
     assert not found.reboot
 
 
-def looking(said: bytes) -> Looking:
+def looking(said: bytes) -> Copy:
     read, write = os.pipe2(os.O_NONBLOCK)
     os.write(write, said)
     os.close(write)
-    return Looking(0, read)
+    return Copy(0, read)

@@ -314,14 +314,23 @@ def test_nothing_is_made_where_nobody_has_configured_anything(place: Place) -> N
     assert os.listdir(place.run) == ["cmdline"]  # noqa: PTH208
 
 
-def test_what_comes_by_url_is_taken_and_may_start_the_runtime_again(place: Place) -> None:
+def test_what_comes_by_url_is_taken_and_may_start_the_runtime_again(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
     async def work() -> None:
+        one = place.configurations()
+        looked, loop, look = asyncio.Event(), asyncio.get_running_loop(), one._look
+
+        def told() -> float | None:
+            left = look()
+            loop.call_soon_threadsafe(looked.set)
+            return left
+
+        monkeypatch.setattr(one, "_look", told)
         async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(
-                run_until(place, place.configurations(), lambda: place.swappiness == "10")
-            )
-            # It is looking, and waits.
-            await asyncio.sleep(0.05)
+            tasks.create_task(run_until(place, one, lambda: place.swappiness == "10"))
+            # It has found nothing, and waits.
+            await looked.wait()
             fresh = place.run / "fresh"
             fresh.write_text(f'listen = "[::]:9000"\n{SWAPPY}')
             fresh.rename(place.run / "config.url.toml")
