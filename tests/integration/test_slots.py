@@ -13,10 +13,13 @@ from typing import Final
 
 import grpc
 import pytest
+from aurae.discovery.v0 import discovery_pb2
+from aurae.node.v0 import node_pb2, upgrade_pb2
 
 from image.console import LostError, NotSeenError
 from image.machine import Drive
 from testkit.machines import Machine, Machines
+from testkit.refusals import refused
 from tests.integration.disks import Disk, Versions, make_versions
 
 Boot = Callable[..., Machine]
@@ -122,8 +125,14 @@ def test_where_both_slots_are_bad_the_emergency_entry_is_started(boot: Boot, dam
         machine.console.wait_for(f"version {version} is given up: .*in no slot", BOOT_SECONDS)
     machine.wait_until_serving(BOOT_SECONDS)
     # There callers may look, and that is all.
+    api = machine.api
+    api.discovery.Discover(discovery_pb2.DiscoverRequest())
+    assert api.upgrade.GetUpgradeStatus(upgrade_pb2.GetUpgradeStatusRequest()).slot == ""
     with pytest.raises(grpc.RpcError, match="emergency entry"):
         machine.system.read("true")
+    with refused(grpc.StatusCode.PERMISSION_DENIED, "emergency entry, which changes nothing"):
+        api.node.Shutdown(node_pb2.ShutdownRequest(mode=node_pb2.SHUTDOWN_MODE_REBOOT))
+    machine.poweroff()
 
 
 def test_a_damaged_boot_image_that_boots_all_the_same_is_given_up(
