@@ -168,7 +168,9 @@ class Track:
         written = event.kind is Kind.WRITE
         slot = label.startswith(("aurae-root", "aurae-verity"))
         esp = label == "aurae-esp"
-        if self.phase is Phase.STAGING or (written and label == "aurae-attempts"):
+        # Before all is read again it is this boot's count there, which is cleared late.
+        expected = written and label == "aurae-attempts" and "verifying" in self.told
+        if self.phase is Phase.STAGING or expected:
             return Phase.STAGING
         if written and slot:
             return Phase.ROOT
