@@ -143,6 +143,8 @@ class _Beginning:
         self._log.level = command_line.level
 
     def start_services(self) -> Done:
+        # The network service, and whatever loads drivers, would take half of our processor.
+        headstart.hurry(os.getpid())
         problems = []
         for name in SERVICES:
             try:

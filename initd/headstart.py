@@ -121,15 +121,16 @@ def _begin(module: str, ahead: str) -> Begun:
 
 
 def hurry(pid: int) -> None:
-    """Have the runtime go first on a processor of its own, until `settle`: nobody can call before.
+    """Have the runtime, or PID 1 which it waits for, go first on a processor of its own, until
+    `settle`: nobody can call before.
 
-    Not the threads that it makes. Where it may not, it starts as others do."""
+    Neither threads nor processes that it makes. Where it may not, it starts as others do."""
     with suppress(OSError):
         os.sched_setscheduler(pid, _HURRIED, os.sched_param(1))
 
 
 def settle() -> None:
-    """In the runtime, once its API answers: be one among others, if it was in a hurry."""
+    """In the runtime and in PID 1, once the API answers: be one among others, if in a hurry."""
     if os.sched_getscheduler(0) == _HURRIED:
         os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))
 

@@ -29,6 +29,8 @@ _INIT: Final = "/sbin/init"
 _DIST_PACKAGES: Final = f"{_SYSROOT}/usr/lib/python3/dist-packages"
 _OVERLAY: Final = "/overlay"
 _PMEM: Final = "/dev/pmem"
+_PMEM_PATIENCE: Final = 2.0
+_PMEM_POLL: Final = 0.002
 _ROOT_FILE: Final = "/root.erofs"
 _RAMFS: Final = "/ramfs"
 _DEFAULT_ROOT: Final = "PARTLABEL=aurae-root-a"
@@ -230,8 +232,12 @@ def wait_for(wanted: str, patience: float) -> str:
     match = matcher(wanted)
     if wanted.startswith(_PMEM):
         load_modules("pmem")
-        if os.path.exists(wanted):
-            return wanted
+        # The kernel finds it beside what else goes on: to look at all the hardware takes longer.
+        deadline = time.monotonic() + _PMEM_PATIENCE
+        while time.monotonic() < deadline:
+            if os.path.exists(wanted):
+                return wanted
+            time.sleep(_PMEM_POLL)
     devices: list[dict[str, str]] = []
     for devices in looks(patience):
         for device in devices:

@@ -9,7 +9,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from initd import shutdown
+from initd import headstart, shutdown
 from initd.boot import booted, clock, configuration, identity, limits, sysctls
 from initd.boot import cgroups as tree
 from initd.boot.cmdline import WATCHDOG, parse
@@ -53,6 +53,8 @@ _DEBUG: Final = Path("/etc/aurae/debug")
 _SCREEN: Final = 60.0
 # Seconds after it answers: what waits for it comes first.
 _SCREEN_AFTER: Final = 1.0
+# Seconds after the boot plan, when PID 1 has no hurry any more even if no API has come to answer.
+_HURRY: Final = 10.0
 # Where PID 1 waits for its console to take more.
 _CONSOLE_TURN: Final = 0.05
 # A loop that fails so often without a turn between does not work any more.
@@ -136,6 +138,7 @@ class Machine:
         # What ended before SIGCHLD was listened for; all children are known now.
         self._children.reap()
         self._loop.later(_SCREEN, self._show)
+        self._loop.later(_HURRY, headstart.settle)
 
     def _plan(self) -> tuple[Step, ...]:
         """After those of `first`. The services are starting meanwhile: first what they wait for."""
@@ -159,6 +162,7 @@ class Machine:
     def resume(self, state: "State") -> BaseException:
         """As `run`, from where another program of this process called `_save`. Raises what keeps
         it from taking over."""
+        headstart.settle()
         if state.log is not None:
             self._log.keep(Stream.resume(state.log), self._budget)
         self._processes.resume(state.processes)
@@ -404,6 +408,7 @@ class Machine:
         for service in self._services.values():
             if service.pid == pid:
                 service.told_ready(message)
+                headstart.settle()
                 if self._vigil is not None:
                     self._vigil.hear()
                 self._hardware.complete()

@@ -25,8 +25,10 @@ def load() -> None:
 
     imports.postpone()
     imports.asyncio()
+    import runtime.server.log
     import runtime.server.server
     import runtime.server.settings  # noqa: F401
+    from initd.version import VERSION  # noqa: F401
 
 
 def main() -> int:
