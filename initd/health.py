@@ -4,7 +4,8 @@
 version       found                 what comes of it
 ============  ====================  =============================================================
 any           API answers           the count of boots that came to nothing is cleared
-new           and is healthy        its boot entry loses its counter: it is blessed
+new           and is healthy        its boot entry loses its counter: it is blessed, and only then
+                                    told to be healthy
 new           not in time           the machine starts again; after three boots the boot loader
                                     has the version before
 blessed       not in time           it is logged: to start again would mend nothing
@@ -70,7 +71,7 @@ class Health:
         file: Path = FILE,
     ) -> None:
         """`look` says what is missing, empty: nothing. `confirm` is called once, with whether the
-        version is new; `reboot` with the reason."""
+        version is new, and is to call `confirmed` at its end; `reboot` with the reason."""
         self._loop = loop
         self._children = children
         self._log = log
@@ -105,6 +106,10 @@ class Health:
         self._ready = True
         self._begin_survey()
 
+    def confirmed(self) -> None:
+        """The disk has what comes of it, as far as it takes that."""
+        self._tell("healthy")
+
     def _begin_survey(self) -> None:
         """In a copy of this process: a disk may answer late, or never."""
         if self._surveying:
@@ -132,8 +137,10 @@ class Health:
         self._reason = self._missing(self._surveyed)
         if not self._reason:
             self._decide()
-            self._tell("healthy")
             self._log.info("health: this boot is a good one")
+            # Who is told so may upgrade or roll back, and an entry is yet to be renamed.
+            self._reason = "its boot entry is not blessed yet"
+            self._tell("waiting" if self._surveyed.counted else "healthy")
             self._confirm(self._surveyed.counted)
         elif self._expired:
             self._give_up(self._surveyed)

@@ -437,10 +437,13 @@ class Machine:
         """This boot is a good one, if its boot image is whole."""
         from initd.boot import confirm
 
+        health = self._health
+        assert health is not None
         try:
             looking = confirm.start(told, bless=new)
         except OSError as error:
             self._log.warning(f"boot: {error}")
+            health.confirmed()
             return
 
         def ended(_ending: Ending) -> None:
@@ -449,6 +452,8 @@ class Machine:
                 self._log.error(said.problem)
             if said.reboot:
                 self._go_down(How.REBOOT, "damaged boot image")
+            else:
+                health.confirmed()
 
         self._children.add(looking.pid, ended)
 

@@ -84,6 +84,7 @@ class Upgrades:
         finally:
             if self._active is not None:
                 self._active.stop()
+                executor.submit(self._active.leave)
             # What its thread does now is short, but for a disk that does not answer.
             await asyncio.shield(asyncio.to_thread(executor.shutdown))
             if not making.cancelled() and making.exception() is None:
@@ -207,7 +208,8 @@ class Upgrade:
             self._opened = opened.pop_all()
         place = self._begin()
         self._reader = Reader(self._manifest, place)
-        self._safe = place.stored
+        # What the disk was asked to write, and what is certain to be there.
+        self._place, self._safe = place, place.stored
         self.progress = self._at(Stage.WRITING)
 
     def close(self) -> None:
@@ -225,6 +227,7 @@ class Upgrade:
         for piece in self._reader.feed(data):
             self._check()
             self._write(piece)
+            self._place = piece.after
             if piece.after.stored - self._safe >= STEP or not piece.after.offset:
                 self._keep(piece.after)
         self.progress = self._at(Stage.WRITING)
@@ -235,6 +238,11 @@ class Upgrade:
         self._reader.end()
         self.progress = self._at(Stage.VERIFYING)
         return self.progress
+
+    def leave(self) -> None:
+        """Where it ends early, whatever came is there for a later call to go on with."""
+        if self.progress.stage is Stage.WRITING:
+            self._keep(self._place)
 
     def finish(self) -> Progress:
         """Verify what the disk has, and make it the next boot's. Raises Unusable, OSError."""

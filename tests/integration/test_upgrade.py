@@ -1,14 +1,13 @@
-"""Upgrades under OVMF: to a new version and back, through power cuts, and from broken ones."""
+"""Upgrades under OVMF: to a new version and back, and from broken ones."""
 
 import functools
 import os
-import random
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Final
@@ -23,13 +22,17 @@ from image.machine import Drive
 from testkit.machines import Machine, Machines
 from testkit.refusals import refused
 from tests.integration import upgrades
-from tests.integration.disks import Disk, ext4_disk
-from tests.integration.upgrades import CREDENTIAL, Fault, Maker
+from tests.integration.disks import Disk
+from tests.integration.upgrades import (
+    CREDENTIAL,
+    Fault,
+    Maker,
+    status,
+    until,
+    until_healthy,
+)
 
 SOAK: Final = bool(os.environ.get("AURAE_SOAK"))
-# With AURAE_SOAK=1 the power is cut so often.
-CUTS: Final = 200 if SOAK else 1
-BOOT_SECONDS: Final = 240.0
 # Of three boots that come to nothing, and one that does.
 BACK_SECONDS: Final = 900.0
 UPGRADE_SECONDS: Final = 300.0
@@ -61,19 +64,13 @@ def disk(machines: Machines, tmp_path: Path) -> Iterator[Drive]:
 
 
 @pytest.fixture
-def data(tmp_path: Path) -> Drive:
-    return Drive(file=ext4_disk(tmp_path / "data.img"), kept=True)
-
-
-@pytest.fixture
 def on(machines: Machines, disk: Drive) -> Iterator[Callable[..., Machine]]:
     """Starts the node of this test, again and again."""
     ran: list[Machine] = []
 
-    def start(*drives: Drive) -> Machine:
+    def start() -> Machine:
         machine = machines.start(
             disk=disk,
-            drives=drives,
             credentials=(*machines.trust.credentials(), CREDENTIAL),
             reboots=True,
             wait=False,
@@ -85,34 +82,6 @@ def on(machines: Machines, disk: Drive) -> Iterator[Callable[..., Machine]]:
     yield start
     for machine in ran:
         machines.close(machine)
-
-
-def until(what: str, seconds: float, look: Callable[[], object]) -> None:
-    """Whatever the API says meanwhile: the node may be starting again, after a panic even."""
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
-        with suppress(grpc.RpcError):
-            if look():
-                return
-        time.sleep(0.5)
-    raise AssertionError(f"{what}: not in {seconds:g} s")
-
-
-def status(machine: Machine) -> pb.GetUpgradeStatusResponse:
-    return machine.api.upgrade.GetUpgradeStatus(pb.GetUpgradeStatusRequest(), timeout=10)
-
-
-def until_healthy(
-    machine: Machine, version: str = "", seconds: float = BOOT_SECONDS
-) -> pb.GetUpgradeStatusResponse:
-    found = []
-
-    def look() -> bool:
-        found.append(status(machine))
-        return found[-1].health == "healthy" and version in ("", found[-1].version)
-
-    until(f"version {version} is healthy", seconds, look)
-    return found[-1]
 
 
 def versions(machine: Machine) -> dict[str, str]:
@@ -223,41 +192,3 @@ def test_a_broken_version_is_left_by_itself_within_three_boots(
     assert status(machine).version == old
     # The first boot, three at most of the broken version, and the one that it was left for.
     assert machine.console.text.count("auraed: Aurae ") <= 5
-
-
-def test_a_power_cut_at_any_point_leaves_a_node_that_boots(
-    on: Callable[..., Machine], maker: Maker, old: str, data: Drive
-) -> None:
-    new = maker.make("0.2.0")
-    chance = random.Random(7)
-    machine = on(data)
-    machine.system.read("echo whole > /var/lib/aurae/kept; sync")
-    for _ in range(CUTS):
-        ready = cut_amid_upgrade(machine, new, chance)
-        machine = on(data)
-        assert machine.system.read("cat /var/lib/aurae/kept") == "whole\n"
-        found = status(machine)
-        assert found.version == old or ready
-        if found.version != old:
-            # It got as far as to the new version: from there it is taken back, and on it goes.
-            aer(machine, "node", "upgrade", "rollback", "--reboot")
-            until_healthy(machine, old)
-    aer(machine, "node", "upgrade", str(new))
-    assert versions(machine) == {old: "GOOD", "0.2.0": "TRYING"}
-
-
-def cut_amid_upgrade(machine: Machine, bundle: Path, chance: random.Random) -> bool:
-    """Upgrade, boot the new version and have it blessed, and cut the power somewhere amid that;
-    whether the new version may be there by then."""
-    line = [sys.executable, "-m", "aer", "--config", str(machine.config_file)]
-    began = time.monotonic()
-    upgrade = subprocess.Popen([*line, "node", "upgrade", str(bundle), "--reboot"])
-    # Writing takes about the first half of the time, the boot and the blessing the other.
-    seconds = chance.uniform(0.5, 60.0)
-    while time.monotonic() < began + seconds:
-        machine.qemu.wait_end(0.05)
-    written = upgrade.poll() == 0
-    machine.kill()
-    upgrade.kill()
-    upgrade.wait()
-    return written or upgrade.returncode == 0 or seconds > 5

@@ -1,12 +1,17 @@
-"""Versions to upgrade a node to: of the image's root, with another tree, and with faults."""
+"""Versions to upgrade a node to: of the image's root, with another tree, and with faults; and what
+the node says then."""
 
 import hashlib
 import shutil
+import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+import grpc
+from aurae.node.v0 import upgrade_pb2 as pb
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import (
     Encoding,
@@ -19,12 +24,15 @@ from aer.bundle import Bundle
 from image import bundle, disk, kernel, overlay
 from image.build import Places, cache_folder
 from image.machine import Credential
+from testkit.machines import Machine
 
 KEY: Final = Ed25519PrivateKey.from_private_bytes(hashlib.sha256(b"of these tests").digest())
 CREDENTIAL: Final = Credential(
     "aurae.upgrade-keys.pem",
     KEY.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo),
 )
+
+BOOT_SECONDS: Final = 240.0
 
 # What is wrong with a version: which file of ours has which text in the place of which other.
 Fault = tuple[str, str, str]
@@ -133,3 +141,31 @@ class Maker:
 def _stamp(artifacts: Path) -> str:
     """Changes with the image."""
     return str((artifacts / "aurae.efi").stat().st_mtime_ns)
+
+
+def until(what: str, seconds: float, look: Callable[[], object]) -> None:
+    """Whatever the API says meanwhile: the node may be starting again, after a panic even."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        with suppress(grpc.RpcError):
+            if look():
+                return
+        time.sleep(0.5)
+    raise AssertionError(f"{what}: not in {seconds:g} s")
+
+
+def status(machine: Machine) -> pb.GetUpgradeStatusResponse:
+    return machine.api.upgrade.GetUpgradeStatus(pb.GetUpgradeStatusRequest(), timeout=10)
+
+
+def until_healthy(
+    machine: Machine, version: str = "", seconds: float = BOOT_SECONDS
+) -> pb.GetUpgradeStatusResponse:
+    found = []
+
+    def look() -> bool:
+        found.append(status(machine))
+        return found[-1].health == "healthy" and version in ("", found[-1].version)
+
+    until(f"version {version} is healthy", seconds, look)
+    return found[-1]

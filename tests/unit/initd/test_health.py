@@ -91,6 +91,10 @@ def test_a_new_version_is_blessed_once_it_lacks_nothing(boot: Boot) -> None:
     boot.lacks = ""
     boot.until(lambda: boot.confirmed)
     assert boot.confirmed == [True]
+    # An upgrade and a rollback, which want a healthy node, do not meet the blessing.
+    assert boot.said["state"] == "waiting"
+    assert "not blessed yet" in boot.said["reason"]
+    found.confirmed()
     assert boot.said == {"state": "healthy", "reason": "", "version": "2.0"}
     assert not boot.reboots
     assert not health.undecided(boot.file)

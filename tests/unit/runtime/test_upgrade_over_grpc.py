@@ -2,8 +2,10 @@
 
 import asyncio
 import base64
+import threading
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any, cast
 
@@ -126,6 +128,41 @@ def test_a_bundle_is_fetched_by_url(served: Served) -> None:
         answers = served.run(pb.UpgradeRequest(begin=pb.UpgradeBegin(url=url)))
     assert answers[-1].stage == pb.UPGRADE_STAGE_DONE
     assert "aurae_2.0+3.efi" in entries(served.folder)
+
+
+def test_a_url_is_gone_on_with_where_its_caller_left(served: Served) -> None:
+    asked: list[str | None] = []
+    left = threading.Event()
+
+    def slow(to: BaseHTTPRequestHandler) -> None:
+        if to.path.endswith(".sig") or to.headers["Range"] or left.is_set():
+            asked.append(to.headers["Range"])
+            well(to)
+            return
+        to.send_response(200)
+        to.send_header("Content-Length", str(len(BUNDLE.file)))
+        to.end_headers()
+        to.wfile.write(BUNDLE.file[:2_500_000])
+        left.wait(20)
+
+    async def leave(url: str) -> None:
+        async with served.stub() as stub:
+            call = stub.Upgrade(iter([pb.UpgradeRequest(begin=pb.UpgradeBegin(url=url))]))
+            async with asyncio.timeout(20):
+                status = pb.GetUpgradeStatusResponse()
+                while status.upgrade.offset < 2 << 20:
+                    status = await stub.GetUpgradeStatus(pb.GetUpgradeStatusRequest())
+                call.cancel()
+                while status.active:
+                    status = await stub.GetUpgradeStatus(pb.GetUpgradeStatusRequest())
+
+    with server(slow) as url:
+        asyncio.run(leave(url))
+        left.set()
+        answers = served.run(pb.UpgradeRequest(begin=pb.UpgradeBegin(url=url)))
+    assert answers[0].offset > 2 << 20
+    assert answers[-1].stage == pb.UPGRADE_STAGE_DONE
+    assert asked[-1] == f"bytes={len(BUNDLE.file) - len(BUNDLE.content) + answers[0].offset}-"
 
 
 @pytest.mark.parametrize(

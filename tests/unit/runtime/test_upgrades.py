@@ -104,6 +104,14 @@ def test_a_connection_that_is_lost_is_gone_on_with(
     assert entries(tmp_path)["aurae_2.0+3.efi"] == bundle.uki
 
 
+def test_a_caller_that_leaves_costs_no_piece_that_had_come(node: Node) -> None:
+    bundle = Bundle()
+    with suppress(ConnectionResetError):
+        run(Upgrades(node), bundle, upto=2_500_000)
+    # Random bytes take a little more room than they are, so two pieces were whole.
+    assert 2 << 20 < run(Upgrades(node), bundle)[0].offset < 2_500_000
+
+
 def test_what_was_damaged_meanwhile_is_found_and_begun_again(
     tmp_path: Path, node: Node, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -122,7 +122,11 @@ def test_the_state_of_a_process_is_found_behind_any_name(name: str) -> None:
     assert state(f"12 ({name}) S 1 12 12 0") == "S"
 
 
-def test_only_an_int3_is_the_emulators_fault() -> None:
+def test_only_an_int3_and_a_timer_that_is_late_are_the_emulators_fault() -> None:
     fault = "[    2.523912] Oops: int3: 0000 [#1] PREEMPT SMP NOPTI\n"
     assert emulator_failed(fault + "Kernel panic - not syncing: Fatal exception in interrupt")
+    late = (
+        "[    0.024000] Kernel panic - not syncing: IO-APIC + timer doesn't work!  Boot with apic="
+    )
+    assert emulator_failed(late)
     assert not emulator_failed("Kernel panic - not syncing: Attempted to kill init!")
