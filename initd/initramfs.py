@@ -233,18 +233,30 @@ def wait_for(wanted: str, patience: float) -> str:
     if wanted.startswith(_PMEM):
         load_modules("pmem")
         # The kernel finds it beside what else goes on: to look at all the hardware takes longer.
-        deadline = time.monotonic() + _PMEM_PATIENCE
-        while time.monotonic() < deadline:
-            if os.path.exists(wanted):
-                return wanted
-            time.sleep(_PMEM_POLL)
+        if opens(wanted, _PMEM_PATIENCE):
+            return wanted
     devices: list[dict[str, str]] = []
     for devices in looks(patience):
         for device in devices:
-            if match(device):
-                return f"/dev/{device['DEVNAME']}"
+            if match(device) and opens(path := f"/dev/{device['DEVNAME']}"):
+                return path
     names = ", ".join(_describe(device) for device in devices) or "no disk at all"
     raise RootError(f"{wanted}: not found in {patience:.0f} s; there is {names}; set root=")
+
+
+def opens(path: str, patience: float = 0) -> bool:
+    """Whether the device is there within so many seconds. The kernel makes its node a moment
+    before."""
+    deadline = time.monotonic() + patience
+    while True:
+        try:
+            os.close(os.open(path, os.O_RDONLY | os.O_CLOEXEC))
+        except OSError:
+            if time.monotonic() >= deadline:
+                return False
+            time.sleep(_PMEM_POLL)
+        else:
+            return True
 
 
 def looks(patience: float) -> Iterator[list[dict[str, str]]]:

@@ -1,7 +1,9 @@
 """`initd.initramfs`: its decisions, on files of our own."""
 
 import os
+import socket
 import struct
+import time
 import uuid
 from pathlib import Path
 
@@ -148,3 +150,25 @@ def test_emptying_keeps_what_it_is_told_to_and_follows_no_link(tmp_path: Path) -
     assert sorted(path.name for path in root.iterdir()) == ["overlay", "sysroot"]
     assert (root / "overlay/initd").exists()
     assert (outside / "file").exists()
+
+
+def test_a_device_is_there_once_it_can_be_opened(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    device = tmp_path / "pmem0"
+    slept = []
+
+    def sleep(seconds: float) -> None:
+        # First there is nothing; then, as of a device that is not ready, a node with ENXIO.
+        slept.append(seconds)
+        if len(slept) == 2:
+            with socket.socket(socket.AF_UNIX) as unready:
+                unready.bind(str(device))
+        if len(slept) == 4:
+            device.unlink()
+            device.touch()
+
+    assert not initramfs.opens(str(device))
+    monkeypatch.setattr(time, "sleep", sleep)
+    assert initramfs.opens(str(device), 60)
+    assert len(slept) == 4
