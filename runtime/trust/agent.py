@@ -11,6 +11,7 @@ from collections.abc import AsyncGenerator, Iterator
 from contextlib import aclosing
 from typing import TYPE_CHECKING, Final
 
+from runtime import imports
 from runtime.identity.spiffe import SCHEME, SpiffeId, parse_trust_domain
 from runtime.observe.wakeups import Wakeups
 from runtime.trust import material
@@ -65,6 +66,7 @@ class Agent:
 
     async def _answers(self) -> AsyncGenerator["workload_pb2.X509SVIDResponse"]:
         """Raises OSError."""
+        imports.calling()
         from aurae.spiffe import workload_pb2, workload_pb2_grpc
         from grpc import aio
 

@@ -17,12 +17,14 @@ from grpc import StatusCode, aio
 
 from initd.errors import InvalidArgument, PermissionDenied, Unavailable
 from initd.values import NamedTuple
+from runtime import imports
 from runtime.identity import svid
 from runtime.identity.spiffe import SCHEME, SpiffeId, parse_trust_domain
 from runtime.trust import agent
 from runtime.workload import tokens
 from runtime.workload.model import Claims, Keys, Svids, Token, Trust, X509Svid, check_own
 
+imports.calling()
 log = logging.getLogger(__name__)
 
 # The type of the selectors, and how their value begins; the cell's name follows.

@@ -15,7 +15,7 @@ PROGRAM = """
 import sys
 from runtime import imports
 
-names = (*imports.POSTPONED, *imports.SMALLER)
+names = (*imports.POSTPONED, *imports.SMALLER, *imports.CALLING)
 from runtime import ahead
 for _ in ahead.steps():
     pass
@@ -123,3 +123,47 @@ def test_awaitables_look_as_to_the_standard_library() -> None:
     coroutine = async_function()
     assert inspection.isawaitable(coroutine) is inspect.isawaitable(coroutine) is True
     coroutine.close()
+
+
+CALLS = """
+import asyncio
+import runtime.__main__
+runtime.__main__.load()
+import grpc
+from grpc import aio
+from runtime import imports
+
+class Interceptor(aio.ServerInterceptor):
+    async def intercept_service(self, continuation, details):
+        return await continuation(details)
+
+class Handler(grpc.GenericRpcHandler):
+    def service(self, details):
+        async def answer(request, context):
+            if not request:
+                await context.abort(grpc.StatusCode.NOT_FOUND, "nothing")
+            return request
+        return grpc.unary_unary_rpc_method_handler(answer)
+
+async def work():
+    server = aio.server(interceptors=[Interceptor()])
+    server.add_generic_rpc_handlers((Handler(),))
+    port = server.add_insecure_port("127.0.0.1:0")
+    await server.start()
+    imports.calling()
+    imports.calling()
+    async with aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+        call = channel.unary_unary("/a/b")
+        print((await call(b"said", metadata=(("key", "value"),))).decode())
+        try:
+            await call(b"")
+        except aio.AioRpcError as e:
+            print(e.details())
+    await server.stop(None)
+
+asyncio.run(work())
+"""
+
+
+def test_who_serves_without_grpcs_client_can_still_become_one() -> None:
+    assert run(CALLS).split() == ["said", "nothing"]
