@@ -179,6 +179,12 @@ def certify_intermediate(
     svid.match_key(authority.certificate, authority.key)
     svid.check_dates(signer, now or datetime.now(UTC))
     domain = trust_domain(authority.certificate)
+    constraints = (one.value for one in signer.extensions)
+    if 0 in (c.path_length for c in constraints if isinstance(c, x509.BasicConstraints)):
+        raise ValueError(
+            f"authority of {domain}: may have none below it (its path length is 0); "
+            "a node's needs one that may"
+        )
     start, end = _validity(validity, now)
     builder = (
         x509.CertificateBuilder()

@@ -196,6 +196,12 @@ def test_a_chain_is_as_long_as_its_authority_allows(
             svid.verify(chain, root)
 
 
+def test_an_authority_that_may_have_none_below_it_makes_none() -> None:
+    root, key = _signer("spiffe://example.org", 0, None)
+    with pytest.raises(ValueError, match="may have none below it"):
+        authority.make_intermediate(Pair(root, key), key, "one", validity=DAY)
+
+
 def test_a_key_belongs_to_its_certificate(signer: Pair) -> None:
     ann, other = issue(signer, ANN), issue(signer, ANN)
     svid.match_key(ann.certificate, ann.key)
