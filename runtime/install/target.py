@@ -156,8 +156,15 @@ def naming(path: str) -> Iterator[None]:
 
 
 def is_gone(path: str) -> bool:
-    """Whether the disk is no longer there."""
-    return not (_BLOCK / Path(path).name).exists()
+    """Whether the disk is no longer there, or on its way: nobody can open it any more before sysfs
+    says so."""
+    if not (_BLOCK / Path(path).name).exists():
+        return True
+    try:
+        os.close(os.open(path, os.O_RDONLY | os.O_CLOEXEC))
+    except OSError:
+        return True
+    return False
 
 
 def _check(given: str, path: str) -> None:
