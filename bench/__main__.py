@@ -61,7 +61,7 @@ def sizes(at: Places) -> list[Measurement]:
             name="aurae.img as zstd",
             value=packed.stat().st_size / 1e6,
             unit="MB",
-            bar=180,
+            bar=100,
             method="zstd -12 of the disk: boot image, root, emergency entry with a root of its own",
         ),
         Measurement(

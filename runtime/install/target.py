@@ -162,8 +162,8 @@ def is_gone(path: str) -> bool:
         return True
     try:
         os.close(os.open(path, os.O_RDONLY | os.O_CLOEXEC))
-    except OSError:
-        return True
+    except OSError as e:
+        return e.errno in (errno.ENXIO, errno.ENODEV, errno.ENOENT)
     return False
 
 
