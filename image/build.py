@@ -405,23 +405,24 @@ def make_disk(at: Places) -> None:
     made = at.version.read_text().strip()
     erofs, tree, uki = (at.build / name for name in ("root.erofs", "root.verity", "aurae.efi"))
     release = kernel.version(at.tree("base"))
-    micro = at.build / "initramfs-micro"
+    linux, micro = (at.build / name for name in ("vmlinuz", "initramfs-micro"))
     build = at.workshop()
     root_hash = disk.make_tree(build, erofs, tree)
     parameters = f"roothash={root_hash}"
-    disk.make_uki(build, at.build / "vmlinuz", micro, at.root, release, parameters, uki, at.keys)
+    disk.make_uki(build, linux, micro, at.root, release, parameters, uki, at.keys)
     measure.write(build, uki, made, at.build / "aurae.pcrs.json")
     disk.seal(tree, uki)
-    emergency = at.work / "aurae-emergency.efi"
-    whole = at.build / "initramfs"
     named = at.work / "emergency"
     root.write_os_release(named, made, "zz-aurae-emergency")
-    parameters = "rootfstype=ramfs aurae.emergency"
-    linux = at.build / "vmlinuz"
-    disk.make_uki(build, linux, whole, named, release, parameters, emergency, at.keys)
+    emergency, its_tree = (at.work / f"aurae-emergency.{end}" for end in ("efi", "verity"))
+    parameters = f"roothash={root_hash} aurae.emergency"
+    disk.make_uki(build, linux, micro, named, release, parameters, emergency, at.keys)
+    shutil.copyfile(tree, its_tree)
+    disk.seal(its_tree, emergency)
     entries = {f"aurae_{made}.efi": uki, emergency.name: emergency}
     for name, sector in _DISKS.items():
-        disk.make_disk(build, entries, erofs, tree, at.build / name, sector, at.keys)
+        output = at.build / name
+        disk.make_disk(build, entries, erofs, tree, its_tree, output, sector, at.keys)
 
 
 def _make_sbom(at: Places) -> None:

@@ -1,6 +1,7 @@
 """The disk: a unified kernel image, the EFI system partition with systemd-boot, and slots A and B.
 
-A slot is two partitions, a root and its hash tree. A is filled, B is room for the next version.
+A slot is two partitions, a root and its hash tree. A is filled, B is room for the next version. A
+third pair, which no upgrade writes, has the root of the emergency entry: the same as A.
 """
 
 import hashlib
@@ -32,6 +33,8 @@ SECTORS: Final = (512, 4096)
 
 # No default entry: systemd-boot would not count the boots of one that is named.
 LOADER_CONF: Final = "timeout 0\neditor no\n"
+
+ESP_SIZE: Final = 512 << 20
 
 # What the size of persistent memory is a multiple of: a large page.
 PMEM_UNIT: Final = 2 << 20
@@ -106,17 +109,35 @@ def make_uki(
     )
 
 
+def make_esp(build: Workshop, content: Path, output: Path, sector: int) -> None:
+    """A FAT file system with what is in a folder, in the order of names: that of the builder's own
+    file system would be another elsewhere."""
+    named = ("-n", "AURAE-ESP", "-i", SEED[:8])
+    build.tool(
+        ["mkfs.fat", "-F", "32", *named, "-S", str(sector), "-C", output, str(ESP_SIZE >> 10)]
+    )
+    paths = sorted(content.rglob("*"))
+    folders = [path for path in paths if path.is_dir()]
+    places = {path: f"::{path.relative_to(content)}" for path in folders}
+    build.tool(["mmd", "-i", output, *places.values()])
+    for folder in folders:
+        if files := [path for path in paths if path.parent == folder and path.is_file()]:
+            build.tool(["mcopy", "-i", output, *files, f"{places[folder]}/"])
+
+
 def make_disk(
     build: Workshop,
     entries: Mapping[str, Path],
     erofs: Path,
     tree: Path,
+    emergency: Path,
     output: Path,
     sector: int = SECTORS[0],
     keys: Keys | None = None,
 ) -> None:
     """A GPT disk that UEFI boots. It is sparse: most of it is room. `entries` are unified kernel
-    images, by their names for the boot loader."""
+    images, by their names for the boot loader. Of the root there are two copies, with these hash
+    trees."""
     source = build.folder / "disk"
     mkosi.remove(source)
     esp = source / "esp"
@@ -136,8 +157,8 @@ def make_disk(
         keys.prepare_enrolment(build, esp)
     (source / "root.erofs").hardlink_to(erofs)
     (source / "root.verity").hardlink_to(tree)
-    for path in (esp, *esp.rglob("*")):
-        os.utime(path, (mkosi.EPOCH, mkosi.EPOCH))
+    (source / "emergency.verity").hardlink_to(emergency)
+    make_esp(build, esp, source / "esp.img", sector)
     output.unlink(missing_ok=True)
     definitions = Path(__file__).parent / "repart"
     build.tool(

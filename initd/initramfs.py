@@ -84,7 +84,7 @@ def main(runtime: headstart.Begun | None) -> None:
 def mount_root(cmdline: str) -> Booted:
     """Mount what the command line wants. Raises `RootError`, OSError."""
     if root_hash := last(cmdline, "roothash="):
-        return mount_verified(root_hash, counted="aurae.emergency" not in cmdline.split())
+        return mount_verified(root_hash, emergency="aurae.emergency" in cmdline.split())
     wanted = root_of(cmdline, in_memory=os.path.exists(_ROOT_FILE))
     if wanted == _ROOT_FILE:
         mount_file(wanted)
@@ -96,10 +96,11 @@ def mount_root(cmdline: str) -> Booted:
     return Booted(root=wanted)
 
 
-def mount_verified(root_hash: str, *, counted: bool) -> Booted:
+def mount_verified(root_hash: str, *, emergency: bool) -> Booted:
     """Mount the root with this hash. What fails is tried again by the boot loader's next choice.
 
-    `counted`: a root that came to nothing too often is given up. Raises `RootError`, OSError.
+    A version that came to nothing too often is given up; the emergency entry, which comes last, is
+    not. Raises `RootError`, OSError.
     """
     # Only here: a root without a hash does without all of it.
     from initd.boot import attempts, verified
@@ -109,10 +110,13 @@ def mount_verified(root_hash: str, *, counted: bool) -> Booted:
         if _hashes_in_hardware():
             load_modules("sha256")
         load_modules("verity")
-        booted, before = verified.open_root(root_hash, looks(PATIENCE), counted=counted)
-        disk = booted.disk
-        if before >= attempts.LIMIT:
-            _start_another(disk, f"{before} boots of it came to nothing")
+        if emergency:
+            booted = verified.open_emergency(root_hash, looks(PATIENCE))
+        else:
+            booted, before = verified.open_root(root_hash, looks(PATIENCE))
+            disk = booted.disk
+            if before >= attempts.LIMIT:
+                _start_another(disk, f"{before} boots of it came to nothing")
         mount(booted.root, _SYSROOT, "erofs", MountFlag.RDONLY)
     except (verified.NotFoundError, OSError) as e:
         _start_another(disk, str(e))

@@ -380,7 +380,7 @@ class Machine:
         return screen.State(
             host=os.uname().nodename,
             version=screen.version(),
-            slot=screen.slot(),
+            slot=screen.origin(emergency=self._command_line.emergency),
             addresses=screen.host_addresses(),
             identity=screen.Identity(*self._identity),
             health=health,

@@ -164,7 +164,10 @@ def version(path: str = _OS_RELEASE) -> str:
     return VERSION
 
 
-def slot() -> str:
+def origin(*, emergency: bool) -> str:
+    """What the node runs from."""
+    if emergency:
+        return "emergency entry"
     told = booted.read()
     if told.slot:
         return f"slot {told.slot}"

@@ -35,6 +35,8 @@ class CommandLine(NamedTuple):
     """`wait`: a disk with the node's configuration is waited for; `off`: none is looked for."""
     screen: bool = True
     """Whether what the node is and how it is is shown on the display and serial lines."""
+    emergency: bool = False
+    """The emergency entry was started."""
     problems: tuple[str, ...] = ()
 
 
@@ -101,7 +103,7 @@ def _screen(value: str) -> bool:
     return value == "on"
 
 
-def _unclaim(value: str) -> bool:
+def _flag(value: str) -> bool:
     if value:
         raise ValueError("takes no value")
     return True
@@ -126,7 +128,8 @@ _READERS: Final[Mapping[str, tuple[str, Callable[[str], Any]]]] = {
     "aurae.watchdog": ("watchdog", _watchdog),
     "aurae.health": ("health", _health),
     "aurae.screen": ("screen", _screen),
-    "aurae.unclaim": ("unclaim", _unclaim),
+    "aurae.unclaim": ("unclaim", _flag),
+    "aurae.emergency": ("emergency", _flag),
     "aurae.config-disk": ("config_disk", _config_disk),
 }
 

@@ -8,7 +8,7 @@ chooses then.
 import os
 import stat
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 from typing import Final
 
 from initd.boot import attempts, verity
@@ -29,15 +29,20 @@ class NotFoundError(Exception):
     """No slot has the root."""
 
 
-def find(root_hash: str, looks: Iterable[Devices], settle: float = SETTLE) -> Slot:
-    """The slot with this root. `looks` are what block devices there are, again and again, and end
-    when nobody wants to wait longer. Raises `NotFoundError`."""
+def find(
+    root_hash: str,
+    looks: Iterable[Devices],
+    names: Container[str] = verity.SLOTS,
+    settle: float = SETTLE,
+) -> Slot:
+    """The slot with this root, of those with these names. `looks` are what block devices there are,
+    again and again, and end when nobody wants to wait longer. Raises `NotFoundError`."""
     if not verity.is_hash(root_hash):
         raise NotFoundError(f"roothash={root_hash}: not {verity.DIGITS} hexadecimal digits")
     candidates: list[Slot] = []
     first = None
     for devices in looks:
-        candidates = verity.slots(devices)
+        candidates = verity.slots(devices, names)
         if found := verity.holding(candidates, root_hash):
             return found[0]
         if candidates:
@@ -80,18 +85,22 @@ def count(slot: Slot, root_hash: str) -> int:
     return attempts.add(device, root_hash)
 
 
-def open_root(root_hash: str, looks: Iterable[Devices], *, counted: bool) -> tuple[Booted, int]:
-    """What is to be mounted, and how many boots of it came to nothing. Where this one is not
-    counted, none. Raises `NotFoundError`, OSError."""
+def open_root(root_hash: str, looks: Iterable[Devices]) -> tuple[Booted, int]:
+    """What is to be mounted, and how many boots of it came to nothing. Raises `NotFoundError`,
+    OSError."""
     slot = find(root_hash, looks)
-    before = 0
-    if counted:
-        try:
-            before = count(slot, root_hash)
-        except OSError:
-            # A disk that cannot be written boots all the same.
-            before = 0
+    try:
+        before = count(slot, root_hash)
+    except OSError:
+        # A disk that cannot be written boots all the same.
+        before = 0
     return Booted(slot.name, slot.disk, root_hash, map_root(slot, root_hash)), before
+
+
+def open_emergency(root_hash: str, looks: Iterable[Devices]) -> Booted:
+    """What the emergency entry mounts: it is in no slot, and not counted. Raises `NotFoundError`,
+    OSError."""
+    return Booted(root=map_root(find(root_hash, looks, (verity.EMERGENCY,)), root_hash))
 
 
 def take_out(disk: str = "") -> str:

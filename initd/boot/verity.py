@@ -10,7 +10,7 @@ Layout and table: Documentation/admin-guide/device-mapper/verity.rst of the kern
 
 import os
 import struct
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 from typing import Final
 
 from initd.values import NamedTuple
@@ -20,6 +20,8 @@ BLOCK: Final = 4096
 ROOT_LABEL: Final = "aurae-root-"
 TREE_LABEL: Final = "aurae-verity-"
 SLOTS: Final = ("a", "b")
+EMERGENCY: Final = "emergency"
+"""The name of what is no slot: the root of the emergency entry, which no upgrade writes."""
 DIGITS: Final = 64
 """Of a root hash."""
 
@@ -103,8 +105,8 @@ def table(slot: Slot, tree: Tree, root_hash: str) -> str:
     return f"1 {devices} {blocks} {_ALGORITHM} {root_hash} {salt} 1 restart_on_corruption"
 
 
-def slots(devices: Iterable[Mapping[str, str]]) -> list[Slot]:
-    """Those whose partitions are there both, from what `block_devices` says."""
+def slots(devices: Iterable[Mapping[str, str]], names: Container[str] = SLOTS) -> list[Slot]:
+    """Those of these names whose partitions are there both, from what `block_devices` says."""
     known = {
         (device["DISK"], device["PARTNAME"]): device
         for device in devices
@@ -114,7 +116,7 @@ def slots(devices: Iterable[Mapping[str, str]]) -> list[Slot]:
     for disk, label in sorted(known):
         name = label.removeprefix(TREE_LABEL)
         root = known.get((disk, f"{ROOT_LABEL}{name}"))
-        if label == name or name not in SLOTS or root is None:
+        if label == name or name not in names or root is None:
             continue
         tree = known[disk, label]
         found.append(

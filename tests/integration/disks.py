@@ -115,13 +115,14 @@ def make_versions(artifacts: Path) -> Versions | None:
     named.parent.mkdir(parents=True, exist_ok=True)
     text = (at.root / "usr/lib/os-release").read_text()
     named.write_text(text.replace("IMAGE_ID=aurae", "IMAGE_ID=zz-aurae"))
-    disk.make_uki(
-        *(build, linux, artifacts / "initramfs", folder / "emergency", release),
-        *("rootfstype=ramfs aurae.emergency", emergency),
-    )
+    parameters = f"{parameters} aurae.emergency"
+    disk.make_uki(build, linux, micro, folder / "emergency", release, parameters, emergency)
+    its_tree = folder / "emergency.verity"
+    shutil.copyfile(trees[1], its_tree)
+    disk.seal(its_tree, emergency)
     made = Disk(folder / "versions.img")
     entries = {path.name: path for path in (*images, emergency)}
-    disk.make_disk(build, entries, erofs, trees[0], made.file)
+    disk.make_disk(build, entries, erofs, trees[0], its_tree, made.file)
     made.write("aurae-root-b", erofs)
     made.write("aurae-verity-b", trees[1])
     return Versions(made, *images)

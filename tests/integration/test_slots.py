@@ -132,6 +132,7 @@ def test_where_both_slots_are_bad_the_emergency_entry_is_started(boot: Boot, dam
     machine.api.discovery.Discover(discovery_pb2.DiscoverRequest())
     found = machine.api.upgrade.GetUpgradeStatus(upgrade_pb2.GetUpgradeStatusRequest())
     assert found.slot == ""
+    machine.console.wait_for("emergency entry", BOOT_SECONDS)
     with pytest.raises(grpc.RpcError, match="emergency entry"):
         machine.system.read("true")
     with refused(grpc.StatusCode.PERMISSION_DENIED, "emergency entry, which changes nothing"):

@@ -72,6 +72,7 @@ def test_the_command_line_names_a_disk() -> None:
     assert parse("aurae.unclaim").unclaim
     assert not parse("aurae.unclaim=no").unclaim
     assert parse("aurae.unclaim=no").problems
+    assert parse("aurae.emergency").emergency
 
 
 def test_nothing_is_waited_for_where_there_is_no_disk(tmp_path: Path) -> None:

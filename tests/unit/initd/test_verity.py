@@ -26,7 +26,8 @@ def partition(disk: str, number: int, label: str) -> dict[str, str]:
 
 
 def slots_of(disk: str) -> list[dict[str, str]]:
-    labels = ("aurae-root-a", "aurae-verity-a", "aurae-root-b", "aurae-verity-b")
+    slots = ("aurae-root-a", "aurae-verity-a", "aurae-root-b", "aurae-verity-b")
+    labels = (*slots, "aurae-root-emergency", "aurae-verity-emergency")
     parts = [partition(disk, number, label) for number, label in enumerate(labels, 1)]
     return [{"DEVNAME": disk, "DEVTYPE": "disk", "MAJOR": "254", "MINOR": "0"}, *parts]
 
@@ -119,6 +120,17 @@ def test_the_slot_is_the_one_that_has_the_hash(tmp_path: Path) -> None:
     assert [slot.name for slot in verity.holding(candidates, HASH, str(tmp_path))] == ["b"]
 
 
+def test_the_emergency_root_is_no_slot_and_is_not_found_as_one(tmp_path: Path) -> None:
+    devices = slots_of("vda")
+    (found,) = verity.slots(devices, (verity.EMERGENCY,))
+    assert (found.root, found.tree) == ("vda5", "vda6")
+    # It holds the same root as a slot does.
+    for name in ("vda2", "vda4", "vda6"):
+        (tmp_path / name).write_bytes(TREE)
+    holding = verity.holding(verity.slots(devices), HASH, str(tmp_path))
+    assert [slot.name for slot in holding] == ["a", "b"]
+
+
 class TestFinding:
     def test_looks_again_until_the_disk_is_there(self, monkeypatch: pytest.MonkeyPatch) -> None:
         looks = [[], [], slots_of("vda")]
@@ -137,6 +149,13 @@ class TestFinding:
     def test_refuses_what_is_no_hash(self, wrong: str) -> None:
         with pytest.raises(NotFoundError, match="64 hexadecimal"):
             verified.find(wrong, [])
+
+    def test_of_the_emergency_root_looks_at_no_slot(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(verity, "holding", lambda candidates, _: list(candidates))
+        looks = [slots_of("vda")]
+        assert verified.find(HASH, looks, (verity.EMERGENCY,)).name == verity.EMERGENCY
+        with pytest.raises(NotFoundError, match="no slot at all"):
+            verified.find(HASH, [looks[0][:5]], (verity.EMERGENCY,))
 
     def test_says_that_there_is_no_slot(self) -> None:
         with pytest.raises(NotFoundError, match="no slot at all"):
@@ -208,4 +227,5 @@ def test_the_disk_has_the_partitions_that_the_node_looks_for() -> None:
     labels = [line[6:] for text in texts for line in text.splitlines() if line.startswith("Label=")]
     kinds = (verity.ROOT_LABEL, verity.TREE_LABEL)
     slots = [f"{kind}{name}" for name in verity.SLOTS for kind in kinds]
-    assert labels == [esp.LABEL, attempts.LABEL, *slots]
+    emergency = [f"{kind}{verity.EMERGENCY}" for kind in reversed(kinds)]
+    assert labels == [esp.LABEL, attempts.LABEL, *emergency, *slots]
