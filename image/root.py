@@ -15,7 +15,7 @@ PROGRAMS: Final = (
     *("busybox", "crun", f"python{python.SERIES}", "setpriv"),
     # What the data disk is made, grown and opened with: initd/boot/{partitions,filesystems}.py,
     # initd/boot/encryption.py.
-    *("sfdisk", "blkid", "mke2fs", "resize2fs", "cryptsetup", "systemd-cryptenroll"),
+    *("sfdisk", "blkid", "mke2fs", "resize2fs", "e2fsck", "cryptsetup", "systemd-cryptenroll"),
 )
 
 # The same for other file systems than ext4, which a lean image has not; and their modules.

@@ -15,6 +15,8 @@ _BTRFS: Final = 65536
 # XFS's (XFS Algorithms and Data Structures, 13.1), of btrfs's (btrfs on-disk format), and of the
 # binary header of LUKS2 (LUKS2 On-Disk Format Specification, 2.1).
 _EXT4_LABEL: Final = slice(1024 + 0x78, 1024 + 0x88)
+_EXT4_STATE: Final = 0x3A
+_EXT4_ERRORS: Final = 2
 _XFS_LABEL: Final = slice(108, 120)
 _BTRFS_LABEL: Final = slice(0x12B, 0x12B + 256)
 _LUKS_LABEL: Final = slice(24, 72)
@@ -28,6 +30,8 @@ class Content(NamedTuple):
     """`ext4` (also 2 and 3), `xfs`, `btrfs`, `luks`; empty: none of these."""
     label: str = ""
     size: int = 0
+    faulty: bool = False
+    """Its driver has met an error in it, and it was not checked since."""
 
 
 class NotThere(Exception):
@@ -70,7 +74,9 @@ def content(path: str, start: int = 0) -> Content:
             size = _big(head[4:8]) * _big(head[8:16])
             return Content("xfs", _text(head[_XFS_LABEL]), size)
         if head[1024 + 0x38 : 1024 + 0x3A] == b"\x53\xef":
-            return Content("ext4", _text(head[_EXT4_LABEL]), _ext4_size(head[1024:2048]))
+            faulty = bool(head[1024 + _EXT4_STATE] & _EXT4_ERRORS)
+            size = _ext4_size(head[1024:2048])
+            return Content("ext4", _text(head[_EXT4_LABEL]), size, faulty)
     if len(later) == _HEAD and later[64:72] == b"_BHRfS_M":
         # Of dev_item, the size of this device.
         size = _little(later[0xC9 + 8 : 0xC9 + 16])

@@ -18,6 +18,9 @@ MAKING: Final = "aurae-making"
 
 # What a file system may be smaller than its device by, and still fill it.
 _SLACK: Final = 16 << 20
+# e2fsck's answer where it has found something and mended it: 1; and 2 with the advice to restart,
+# which is for a root that is mounted.
+_MENDED: Final = 3
 # blkid's answers beside 0: nothing is known there, and more than one thing.
 _NOTHING: Final = 2
 _AMBIVALENT: Final = 8
@@ -25,18 +28,54 @@ _AMBIVALENT: Final = 8
 
 class Kind(NamedTuple):
     """`make` are a program and its arguments: a label and a device follow. `smallest` is in bytes.
-    `grow` has the device and the folder on which it is mounted."""
+    `grow` has the device and the folder on which it is mounted. `repair` has the device, changes
+    only what loses nothing, and raises Failed where that is not enough. None: there is no such
+    program, or the kernel does what it would."""
 
     make: tuple[str, ...]
     smallest: int
     options: str
     grow: Callable[[str, str], None]
+    repair: Callable[[str], None] | None = None
 
 
 def _grow_ext4(device: str, _: str) -> None:
     from initd.boot import programs
 
     programs.run("resize2fs", device)
+
+
+def _repair_ext4(device: str) -> None:
+    from initd.boot import programs
+
+    try:
+        _preen(device)
+    except programs.Failed:
+        # A superblock that was half written has the wrong checksum. The journal is kept with a
+        # copy of it, too.
+        block, size = _second_superblock(device)
+        _preen(device, "-b", str(block), "-B", str(size))
+
+
+def _preen(device: str, *options: str) -> None:
+    from initd.boot import programs
+
+    try:
+        programs.run("e2fsck", "-p", *options, device)
+    except programs.Failed as e:
+        if e.code & ~_MENDED:
+            raise
+
+
+def _second_superblock(device: str) -> tuple[int, int]:
+    """Its block, and bytes of a block, which no write of the first one changes. OSError."""
+    with open(device, "rb", buffering=0) as file:
+        file.seek(1024)
+        head = file.read(1024)
+    first, exponent = (int.from_bytes(head[at : at + 4], "little") for at in (0x14, 0x18))
+    group = int.from_bytes(head[0x20:0x24], "little")
+    # Of a damaged one it may be anything.
+    return first + group, 1024 << min(exponent, 6)
 
 
 def _grow_xfs(_: str, folder: str) -> None:
@@ -58,6 +97,7 @@ KINDS: Final[Mapping[str, Kind]] = {
         8 << 20,
         "errors=remount-ro",
         _grow_ext4,
+        _repair_ext4,
     ),
     "xfs": Kind(
         ("mkfs.xfs", "-q", "-f", "-K", "-L"),

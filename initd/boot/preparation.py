@@ -203,8 +203,29 @@ class Preparation:
             raise NotThere(f"{path}: holds none of {', '.join(filesystems.KINDS)}; left as it is")
         if asked.filesystem not in (DataOptions().filesystem, found.kind):
             self._teller.warn(f"{path}: is {found.kind}, not {asked.filesystem}; left as it is")
-        _mount(source, path, found.kind)
+        if found.faulty:
+            self._repair(source, path, found.kind)
+        try:
+            _mount(source, path, found.kind)
+        except NotThere:
+            if not self._repair(source, path, found.kind):
+                raise
+            _mount(source, path, found.kind)
         self._grow(source, found)
+
+    def _repair(self, source: str, path: str, kind: str) -> bool:
+        """Whether it was repaired. Raises OSError."""
+        repair = filesystems.KINDS[kind].repair
+        if repair is None or not self._options.makes:
+            return False
+        self._teller.say(f"checking {kind} on {path}")
+        try:
+            repair(source)
+        except NotThere as e:
+            self._teller.warn(f"{path}: cannot be repaired: {e}")
+            return False
+        self._teller.warn(f"{path}: {kind} had faults, and was repaired")
+        return True
 
     def _grow(self, source: str, found: Content) -> None:
         if not self._options.makes or filesystems.fills(found.size, source):

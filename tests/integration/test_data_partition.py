@@ -104,6 +104,27 @@ def test_a_data_partition_is_made_at_first_boot_and_grows_with_its_disk(
         assert checked.stderr == ""
 
 
+def test_a_superblock_that_was_half_written_is_repaired_and_nothing_is_lost(
+    boot: Boot, disk: Callable[..., Path]
+) -> None:
+    file = disk()
+    drive = Drive(file=file, kept=True)
+    machine = booted(boot, drive)
+    machine.system.read("seq 100000 > /var/lib/aurae/kept; sync /var/lib/aurae/kept")
+    device = mounted(machine)[0].rpartition("/")[2]
+    begin = 512 * int(machine.system.read(f"cat /sys/class/block/{device}/start"))
+    machine.kill()
+    # One of its two sectors has another time of the last write; the other has the checksum.
+    with file.open("r+b") as image:
+        image.seek(begin + 1024 + 0x30)
+        image.write(b"torn")
+    machine = booted(boot, drive)
+    assert "ext4 had faults, and was repaired" in machine.console.text
+    kept = machine.system.read("cat /var/lib/aurae/kept")
+    assert kept == "".join(f"{number}\n" for number in range(1, 100_001))
+    machine.poweroff()
+
+
 def test_a_power_cut_while_it_is_made_leaves_what_the_next_boot_finishes(
     boot: Boot, disk: Callable[..., Path]
 ) -> None:

@@ -141,6 +141,59 @@ def test_ext4_is_known_by_its_name_and_its_size(tmp_path: Path) -> None:
     assert disks.content(str(tmp_path / "later"), MIB).label == "aurae-data"
 
 
+def superblock(file: Path) -> bytes:
+    return file.read_bytes()[1024:2048]
+
+
+def change(file: Path, at: int, value: bytes) -> None:
+    with file.open("r+b") as image:
+        image.seek(at)
+        image.write(value)
+
+
+class TestRepair:
+    @pytest.fixture
+    def file(self, tmp_path: Path) -> Path:
+        (tmp_path / "content").mkdir()
+        (tmp_path / "content/kept").write_text("kept")
+        content = ("-d", str(tmp_path / "content"))
+        words = ("mkfs.ext4", "-q", "-L", "aurae-data", *content)
+        return formatted(tmp_path / "disk", 64 * MIB, *words)
+
+    def test_mends_a_superblock_that_was_half_written(self, file: Path) -> None:
+        # The time of the last write, without the checksum at the end.
+        change(file, 1024 + 0x30, b"torn")
+        with pytest.raises(programs.Failed, match="e2fsck"):
+            filesystems._preen(str(file))
+        repair = filesystems.KINDS["ext4"].repair
+        assert repair is not None
+        repair(str(file))
+        assert b"torn" not in superblock(file)
+        assert disks.content(str(file)) == Content("ext4", "aurae-data", 64 * MIB)
+        assert self.checked(file) == 0
+        said = programs.run("debugfs", "-R", "cat kept", str(file))
+        assert said.endswith("kept")
+
+    def test_is_asked_for_by_what_the_kernel_has_met(self, file: Path) -> None:
+        assert not disks.content(str(file)).faulty
+        programs.run("debugfs", "-w", "-R", "set_super_value state 2", str(file))
+        assert disks.content(str(file)).faulty
+        filesystems._repair_ext4(str(file))
+        assert not disks.content(str(file)).faulty
+
+    def test_leaves_what_it_cannot_mend_without_a_decision(self, file: Path) -> None:
+        # The root folder is a file: what was in it is lost, or it is not.
+        programs.run("debugfs", "-w", "-R", "set_inode_field <2> mode 0100644", str(file))
+        programs.run("debugfs", "-w", "-R", "set_super_value state 2", str(file))
+        with pytest.raises(programs.Failed):
+            filesystems._repair_ext4(str(file))
+
+    def checked(self, file: Path) -> int:
+        program = shutil.which("e2fsck", path="/usr/sbin:/sbin")
+        assert program is not None
+        return subprocess.run([program, "-fn", file], check=False, capture_output=True).returncode
+
+
 def test_xfs_and_btrfs_are_known_by_their_names_and_their_sizes(tmp_path: Path) -> None:
     head = bytearray(4096)
     head[0:4] = b"XFSB"
