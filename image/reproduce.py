@@ -1,11 +1,13 @@
 """`make reproduce`: build twice from nothing, in two places and circumstances, and compare.
 
 Each build has a clone of the commit, a cache, a Python environment, a time zone, a umask and an
-order of hashes of its own. What is compared is each artifact, to the byte.
+order of hashes of its own; and, where there is memory for it, another kind of file system, which
+lists folders in another order. What is compared is each artifact, to the byte.
 """
 
 import hashlib
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -18,6 +20,10 @@ from image import mkosi
 
 PROJECT: Final = Path(__file__).resolve().parent.parent
 FOLDER: Final = PROJECT / "build/reproduce"
+
+# Where the second one is made, if it is in memory and has this much room, in bytes.
+MEMORY: Final = Path("/dev/shm")
+ROOM: Final = 10 << 30
 
 # What is built: all that nodes are installed, booted and upgraded with, in two profiles.
 TARGETS: Final = (("pxe",), ("pxe", "PROFILE=cloud"))
@@ -46,42 +52,56 @@ class Circumstances:
         return self.place.with_name(f"{self.place.name}-cache")
 
 
-BUILDS: Final = (
-    Circumstances(
-        FOLDER / "one",
-        0o022,
-        {"TZ": "UTC", "LC_ALL": "C", "PYTHONHASHSEED": "1"},
-    ),
-    Circumstances(
-        FOLDER / "at-another-place-with-a-longer-name/two",
-        0o077,
-        {"TZ": "Pacific/Kiritimati", "LC_ALL": "C.UTF-8", "PYTHONHASHSEED": "2"},
-    ),
-)
+def circumstances(other: Path) -> tuple[Circumstances, Circumstances]:
+    """Of both builds. `other` is a folder for the second."""
+    return (
+        Circumstances(
+            FOLDER / "one",
+            0o022,
+            {"TZ": "UTC", "LC_ALL": "C", "PYTHONHASHSEED": "1"},
+        ),
+        Circumstances(
+            other / "at-another-place-with-a-longer-name/two",
+            0o077,
+            {"TZ": "Pacific/Kiritimati", "LC_ALL": "C.UTF-8", "PYTHONHASHSEED": "2"},
+        ),
+    )
+
+
+def other_folder(memory: Path = MEMORY, room: int = ROOM) -> Path:
+    """In memory, or where the first one is."""
+    if not memory.is_dir() or memory.stat().st_dev == PROJECT.stat().st_dev:
+        return FOLDER
+    return memory / "aurae-reproduce" if shutil.disk_usage(memory).free >= room else FOLDER
 
 
 def main() -> None:
     targets = (tuple(sys.argv[1:]),) if sys.argv[1:] else TARGETS
-    mkosi.remove(FOLDER)
+    other = other_folder()
+    builds = circumstances(other)
+    _remove(other)
     commit = _git("-C", PROJECT, "rev-parse", "HEAD")
-    for number, build in enumerate(BUILDS, 1):
-        print(
-            f"==> build {number} of {len(BUILDS)}: {build.place.relative_to(PROJECT)}", flush=True
-        )
+    for number, build in enumerate(builds, 1):
+        print(f"==> build {number} of {len(builds)}: {build.place}", flush=True)
         started = time.monotonic()
         run(build, commit, targets)
         print(f"    {time.monotonic() - started:.0f} s", flush=True)
-    one, two = (build.build for build in BUILDS)
+    one, two = (build.build for build in builds)
     different = compare(one, two)
     for line in different:
         print(line)
     if different:
-        sys.exit(f"make reproduce: the builds differ; both are in {FOLDER}")
+        sys.exit(f"make reproduce: the builds differ; they are in {one} and {two}")
     names = sorted(artifacts(one))
     for name in names:
         print(f"    sha256:{digest(one / name)} {name}")
-    mkosi.remove(FOLDER)
+    _remove(other)
     print(f"make reproduce: {len(names)} artifacts are equal in both builds")
+
+
+def _remove(other: Path) -> None:
+    for folder in {FOLDER, other}:
+        mkosi.remove(folder)
 
 
 def run(build: Circumstances, commit: str, targets: Sequence[Sequence[str]]) -> None:

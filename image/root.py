@@ -16,7 +16,11 @@ PROGRAMS: Final = (
     # What the data disk is made, grown and opened with: initd/boot/{partitions,filesystems}.py,
     # initd/boot/encryption.py.
     *("sfdisk", "blkid", "mke2fs", "resize2fs", "e2fsck", "cryptsetup", "systemd-cryptenroll"),
+    # initd/network/timekeeper.py
+    "systemd-timesyncd",
 )
+
+PROGRAM_FOLDERS: Final = ("usr/bin", "usr/sbin", "usr/lib/systemd")
 
 # The same for other file systems than ext4, which a lean image has not; and their modules.
 OTHER_FILE_SYSTEMS: Final = ("mkfs.xfs", "xfs_growfs", "mkfs.btrfs")
@@ -73,8 +77,9 @@ FOLDERS: Final = {
 
 FILES: Final = {
     "etc/passwd": "root:x:0:0:root:/root:/bin/sh\n"
+    "systemd-timesync:x:998:998::/:/bin/false\n"
     "nobody:x:65534:65534:nobody:/nonexistent:/bin/false\n",
-    "etc/group": "root:x:0:\ntty:x:5:\nnogroup:x:65534:\n",
+    "etc/group": "root:x:0:\ntty:x:5:\nsystemd-timesync:x:998:\nnogroup:x:65534:\n",
     "etc/hosts": "127.0.0.1 localhost\n::1 localhost ip6-localhost ip6-loopback\n",
     "etc/nsswitch.conf": "passwd: files\ngroup: files\nhosts: files dns\n"
     "networks: files\nprotocols: files\nservices: files\n",
@@ -132,7 +137,7 @@ def make(
         shutil.copyfile(base / name, root / name)
     more = (*(DEBUGGERS if shell else ()), *(() if lean else OTHER_FILE_SYSTEMS))
     for name in (*PROGRAMS, *more):
-        places = (base / folder / name for folder in ("usr/bin", "usr/sbin"))
+        places = (base / folder / name for folder in PROGRAM_FOLDERS)
         shutil.copy(next(filter(Path.exists, places)), root / "usr/bin" / name)
     if shell:
         (root / "etc/aurae/debug").write_text("Whoever sits at the console is root.\n")

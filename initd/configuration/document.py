@@ -18,7 +18,7 @@ from initd.configuration.tables import (
     read,
     split,
 )
-from initd.network.document import NETWORK
+from initd.network.document import NETWORK, TIME
 from initd.values import NamedTuple
 
 SIZE_LIMIT: Final = 1 << 20
@@ -158,6 +158,7 @@ DOCUMENT: Final = Table(
             example='{ "vm.swappiness" = 10 }',
         ),
         Key("network", NETWORK, "links, addresses and name servers"),
+        Key("time", TIME, "where the time comes from"),
         Key(
             "disks",
             Table((Key("data", _DATA, "the disk for what outlives a boot"),)),

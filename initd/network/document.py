@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Iterator, Mapping
 from ipaddress import IPv4Network, IPv6Network, ip_address, ip_interface, ip_network
 from re import fullmatch
+from types import MappingProxyType
 from typing import Any, Final
 
 from initd.configuration.tables import (
@@ -31,6 +32,7 @@ from initd.network.model import (
 )
 
 Values = Mapping[str, Any]
+NOTHING: Final[Values] = MappingProxyType({})
 
 NAME: Final = r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,14}"
 # The first four have a meaning in /proc/sys/net, or are files beside those of the links here and
@@ -92,6 +94,18 @@ def _host(text: str) -> IPAddress:
     if address.version == 6 and address.scope_id is not None:
         raise ValueError(f"{text} names a link; leave off what begins with %")
     return address
+
+
+def _server(text: str) -> str:
+    try:
+        return str(_host(text))
+    except ValueError:
+        # An address that is none of a host is no name either.
+        if text.replace(".", "").isdigit() or ":" in text or not is_domain(text):
+            raise ValueError(
+                f"{text[:80]!a} is no host; write a name or an address, such as ntp.example.com"
+            ) from None
+        return text
 
 
 def _interface(text: str) -> IPInterface:
@@ -493,18 +507,30 @@ NETWORK: Final = Table(
     check=_check_network,
 )
 
+TIME: Final = Table(
+    (
+        Key(
+            "servers",
+            Items(Text(parse=_server, sample="a host"), most=8),
+            "NTP servers, by name or address; without any here, those by DHCP",
+            example='["ntp1.example.com", "10.0.0.1"]',
+        ),
+    )
+)
 
-def check(table: Values) -> tuple[Problem, ...]:
-    """What is wrong with the table `network`; paths begin with it."""
-    return read(NETWORK, table, "network").problems
+
+def check(table: Values, time: Values = NOTHING) -> tuple[Problem, ...]:
+    """What is wrong with the tables `network` and `time`; paths begin with them."""
+    return (*read(NETWORK, table, "network").problems, *read(TIME, time, "time").problems)
 
 
-def settings(table: Values, hostname: str | None = None) -> Settings:
-    """What a table without problems means; `hostname` is the document's."""
+def settings(table: Values, hostname: str | None = None, time: Values = NOTHING) -> Settings:
+    """What tables without problems mean; `hostname` is the document's."""
     values = read(NETWORK, table, "network").values
     return Settings(
         links=tuple(_link(name, link) for name, link in values["links"].items()),
         nameservers=values["nameservers"],
+        timeservers=read(TIME, time, "time").values["servers"],
         search=values["search"],
         hostname=hostname,
     )

@@ -61,11 +61,12 @@ def _settings(values: dict[str, Any]) -> Settings:
     hostname = values.get("hostname") or None
     if hostname is not None:
         hostname = str(hostname)
-    if not table:
+    time = values.get("time") or {}
+    if not table and not time:
         return Settings(hostname=hostname)
     # What describes the document is not needed where there is none.
     from initd.network import document
 
-    if problems := document.check(table):
+    if problems := document.check(table, time):
         raise ValueError("; ".join(map(str, problems)))
-    return document.settings(table, hostname)
+    return document.settings(table, hostname, time)

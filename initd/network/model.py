@@ -76,6 +76,7 @@ class Lease:
     rebind: float | None
     routes: tuple[tuple[IPv4Network, IPv4Address | None], ...] = ()
     nameservers: tuple[IPv4Address, ...] = ()
+    timeservers: tuple[IPv4Address, ...] = ()
     search: tuple[str, ...] = ()
     mtu: int | None = None
     hostname: str | None = None
@@ -175,5 +176,6 @@ class Settings:
     links: tuple[LinkSettings, ...] = ()
     default: LinkSettings = LinkSettings()
     nameservers: tuple[IPAddress, ...] = ()
+    timeservers: tuple[str, ...] = ()
     search: tuple[str, ...] = ()
     hostname: str | None = None

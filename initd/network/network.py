@@ -32,6 +32,7 @@ from initd.network.pace import Pace
 from initd.network.port import Port, Surroundings
 from initd.network.resolver import Resolver, resolver
 from initd.network.store import Store, write_atomically
+from initd.network.timekeeper import Timekeeper
 from initd.network.topology import arrange, in_order, master_names, settings_of
 from initd.network.words import told
 
@@ -68,6 +69,7 @@ class Network:
         self._problems: dict[Change, str] = {}
         self._seen: set[Address] = set()
         self._hostname: str | None = None
+        self._timekeeper = Timekeeper(self._watch, self._selector.unregister)
         self._shared = Surroundings(
             store=Store(places.run / "network"),
             random=Random(),
@@ -114,15 +116,18 @@ class Network:
                 self._unsettled = True
         if self._pace.deadline is not None and self._pace.deadline <= now:
             self._unsettled = True
+        self._timekeeper.tick(now)
 
     def _deadlines(self) -> Iterator[float]:
         if self._pace.deadline is not None:
             yield self._pace.deadline
+        if self._timekeeper.deadline is not None:
+            yield self._timekeeper.deadline
         for port in self._ports.values():
             if port.deadline is not None:
                 yield port.deadline
 
-    def _watch(self, sock: socket.socket | Follower, act: Callable[[float], None]) -> None:
+    def _watch(self, sock: socket.socket | Follower | int, act: Callable[[float], None]) -> None:
         self._selector.register(sock, selectors.EVENT_READ, act)
 
     def _forget(self, sock: socket.socket) -> None:
@@ -320,6 +325,9 @@ class Network:
         self._write((self._places.run / "resolv.conf").resolve(), found.text.encode())
         self._write(self._places.run / "network" / status.NAME, self._status(found, routes))
         self._name(by_index)
+        leases = (port.lease for port in by_index if port.lease)
+        by_dhcp = dict.fromkeys(str(server) for lease in leases for server in lease.timeservers)
+        self._timekeeper.ask(self._document.timeservers or tuple(by_dhcp), now)
 
     def _write(self, path: Path, content: bytes) -> None:
         try:

@@ -92,6 +92,7 @@ def _lease_object(lease: Lease) -> dict[str, Any]:
         "server": str(lease.server),
         "routes": [[str(net), None if via is None else str(via)] for net, via in lease.routes],
         "nameservers": [str(server) for server in lease.nameservers],
+        "timeservers": [str(server) for server in lease.timeservers],
     }
 
 
@@ -106,5 +107,6 @@ def _lease(value: dict[str, Any]) -> Lease:
             for net, via in value["routes"]
         ),
         nameservers=tuple(IPv4Address(server) for server in value["nameservers"]),
+        timeservers=tuple(IPv4Address(server) for server in value["timeservers"]),
         search=tuple(value["search"]),
     )

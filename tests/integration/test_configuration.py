@@ -307,3 +307,54 @@ def test_without_a_data_disk_it_says_so(machine: Machine) -> None:
         apply(machine, 'hostname = "a"')
     # Nobody has configured it: nothing was made of it.
     assert machine.system.read("ls /run/aurae | grep config || true") == ""
+
+
+# An NTP server on the node itself (RFC 5905), whose clock is 1000 s ahead of what the node's was.
+# A real one has the time of its host, and the node's clock is that already.
+TIME_SERVER: Final = """
+import socket, struct, time
+ahead = time.time() + 1000 - time.monotonic() + 2208988800
+def stamp():
+    seconds = ahead + time.monotonic()
+    return struct.pack("!II", int(seconds), int(seconds % 1 * 2**32))
+server = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+server.bind(("0.0.0.0", 123))
+print("listens", flush=True)
+while True:
+    asked, client = server.recvfrom(1024)
+    head = struct.pack("!BBbbII4s", 0x24, 1, 6, -20, 0, 0, b"TEST")
+    server.sendto(head + stamp() + asked[40:48] + stamp() + stamp(), client)
+"""
+IS_AHEAD: Final = """
+for _ in $(seq 300); do
+    now=$(date +%s)
+    [ $((now - $1)) -ge 990 ] && exit 0
+    sleep 0.2
+done
+date; exit 1
+"""
+# Who runs it, and with which capabilities: CAP_SYS_TIME is the 25th.
+KEEPER: Final = """
+for pid in $(cat /sys/fs/cgroup/auraed/network/cgroup.procs); do
+    grep -q '^/usr/bin/systemd-timesyncd' /proc/$pid/cmdline || continue
+    grep -E '^(Uid|CapEff|CapBnd|NoNewPrivs)' /proc/$pid/status && exit 0
+done
+exit 1
+"""
+
+
+def test_the_time_comes_from_the_servers_of_the_document(boot: Boot, disk: Path) -> None:
+    machine = boot(cmdline=(DISK,), drives=(Drive(file=disk),))
+    before = machine.system.read("date +%s").strip()
+    machine.system.start("ntp", 'exec python3 -ISc "$1"', TIME_SERVER)
+    apply(machine, '[time]\nservers = ["10.0.2.15"]')
+    machine.system.read(IS_AHEAD, before)
+    said = dict(line.split(":", 1) for line in machine.system.read(KEEPER).splitlines())
+    assert said["Uid"].split() == ["998"] * 4
+    assert int(said["CapEff"], 16) == int(said["CapBnd"], 16) == 1 << 25
+    assert said["NoNewPrivs"].strip() == "1"
+    machine.console.wait_for("Contacted time server 10.0.2.15:123", ANSWER)
+    apply(machine, "")
+    machine.console.wait_for("time from nobody any more", ANSWER)
+    assert machine.system.run(KEEPER).exit_code != 0
+    machine.poweroff()

@@ -27,7 +27,7 @@ WANTED: Final = bytes(
     (
         *(Option.MASK, Option.ROUTES, Option.ROUTER, Option.DNS, Option.HOSTNAME),
         *(Option.DOMAIN, Option.MTU, Option.SECONDS, Option.SERVER),
-        *(Option.RENEW, Option.REBIND, Option.SEARCH),
+        *(Option.RENEW, Option.REBIND, Option.SEARCH, Option.NTP),
     )
 )
 # What a server may send us; a whole Ethernet packet.

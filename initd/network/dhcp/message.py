@@ -45,6 +45,7 @@ class Option(IntEnum):
     HOSTNAME = 12
     DOMAIN = 15
     MTU = 26
+    NTP = 42
     ADDRESS = 50
     SECONDS = 51
     OVERLOAD = 52
@@ -170,6 +171,7 @@ def lease_of(message: Message, requested: float) -> Lease:
         rebind=None if rebind is None else requested + rebind,
         routes=_routes(message),
         nameservers=_addresses(message, Option.DNS),
+        timeservers=_addresses(message, Option.NTP),
         search=_search(message),
         mtu=_mtu(message),
         hostname=_text(message, Option.HOSTNAME, is_hostname),

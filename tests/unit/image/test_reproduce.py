@@ -43,3 +43,14 @@ def test_a_longer_file_and_one_that_only_one_build_has_are_differences(tmp_path:
         "more: only one build has it",
         "img: differs from byte 3 on",
     ]
+
+
+def test_the_second_build_is_in_memory_where_that_is_large_enough(tmp_path: Path) -> None:
+    assert reproduce.other_folder(tmp_path / "none") == reproduce.FOLDER
+    memory = reproduce.MEMORY
+    if memory.is_dir() and memory.stat().st_dev != reproduce.PROJECT.stat().st_dev:
+        assert reproduce.other_folder(room=0) == memory / "aurae-reproduce"
+        assert reproduce.other_folder(room=1 << 60) == reproduce.FOLDER
+    one, two = reproduce.circumstances(tmp_path)
+    assert one.place.is_relative_to(reproduce.FOLDER)
+    assert two.place.is_relative_to(tmp_path)

@@ -108,6 +108,7 @@ def test_a_lease_has_all_that_the_server_says() -> None:
             (Option.MASK, bytes((255, 255, 255, 0))),
             (Option.ROUTER, SERVER.packed + bytes((192, 0, 2, 2))),
             (Option.DNS, bytes((192, 0, 2, 53, 192, 0, 2, 54))),
+            (Option.NTP, bytes((192, 0, 2, 123))),
             (Option.MTU, (1400).to_bytes(2, "big")),
             (Option.HOSTNAME, b"node-7\0"),
             (Option.DOMAIN, b"example.org"),
@@ -121,6 +122,7 @@ def test_a_lease_has_all_that_the_server_says() -> None:
     assert (lease.renew, lease.rebind, lease.expires) == (1600.0, 2200.0, 4600.0)
     assert lease.routes == ((IPv4Network("0.0.0.0/0"), SERVER),)
     assert [str(server) for server in lease.nameservers] == ["192.0.2.53", "192.0.2.54"]
+    assert [str(server) for server in lease.timeservers] == ["192.0.2.123"]
     assert (lease.mtu, lease.hostname, lease.search) == (1400, "node-7", ("example.org",))
 
 

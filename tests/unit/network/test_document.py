@@ -120,3 +120,20 @@ def test_dns_is_read() -> None:
     assert found.nameservers == (ip_address("10.0.0.53"), ip_address("fd00::53"))
     assert found.search == ("a.example",)
     assert settings({}, "web1").hostname == "web1"
+
+
+def test_time_servers_are_names_or_addresses() -> None:
+    time = {"servers": ["ntp1.example.com", "10.0.0.1", "2001:DB8::1"]}
+    assert check({}, time) == ()
+    found = settings({}, None, time).timeservers
+    assert found == ("ntp1.example.com", "10.0.0.1", "2001:db8::1")
+
+
+@pytest.mark.parametrize(
+    "server",
+    ["", "a b", "a\nNTP=b", "10.0.0.256", "127.0.0.1", "ntp.example.com:123", "fe80::1%eth0"],
+)
+def test_what_no_time_server_can_be_called_is_refused(server: str) -> None:
+    (problem,) = check({}, {"servers": [server]})
+    assert problem.path == "time.servers[0]"
+    assert "write a name or an address" in problem.message

@@ -24,6 +24,7 @@ LEASE = Lease(
         (IPv4Network("10.0.0.0/8"), None),
     ),
     nameservers=(IPv4Address("192.0.2.53"), IPv4Address("192.0.2.54")),
+    timeservers=(IPv4Address("192.0.2.123"),),
     search=("a.example", "b.example"),
     mtu=1400,
     hostname="node-7",
