@@ -7,9 +7,11 @@ import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from image import disk, kernel, overlay
 from image.build import Places, cache_folder
+from image.mkosi import Workshop
 
 SECTOR = 512
 GOOD, OLDER, EMERGENCY = "aurae_2.0.efi", "aurae_1.0.efi", "aurae-emergency.efi"
@@ -58,6 +60,17 @@ class Disk:
         with self.file.open("r+b") as to, content.open("rb") as source:
             to.seek(offset)
             shutil.copyfileobj(source, to, 1 << 20)
+
+    def add_to_esp(self, build: Workshop, folder: str, name: str, content: bytes) -> None:
+        """A file, in a folder that is made for it."""
+        offset, _ = self.partition("aurae-esp")
+        image = f"/disk/{self.file.name}@@{offset}"
+        with TemporaryDirectory(dir=build.folder) as made:
+            source = Path(made) / name
+            source.write_bytes(content)
+            mounted = {"/disk": self.file.parent}
+            build.tool(["mmd", "-i", image, f"::/{folder}"], mounted=mounted)
+            build.tool(["mcopy", "-i", image, source, f"::/{folder}/"], mounted=mounted)
 
     def flip(self, label: str, at: int) -> None:
         """Change one byte of a partition."""

@@ -14,8 +14,10 @@ from typing import Final
 import grpc
 import pytest
 from aurae.discovery.v0 import discovery_pb2
-from aurae.node.v0 import node_pb2, upgrade_pb2
+from aurae.node.v0 import config_pb2, node_pb2, upgrade_pb2
 
+from image import overlay
+from image.build import Places, cache_folder
 from image.console import LostError, NotSeenError
 from image.machine import Drive
 from testkit.machines import Machine, Machines
@@ -80,6 +82,23 @@ def origin(machine: Machine) -> dict[str, str]:
 
 def entries(machine: Machine) -> list[str]:
     return machine.system.read('python3 -ISc "$1"', ENTRIES).split()
+
+
+def test_credentials_on_the_esp_are_the_nodes(
+    boot: Boot, machines: Machines, tmp_path: Path
+) -> None:
+    at = Places(overlay.PROJECT, cache_folder())
+    if machines.artifacts.resolve() != at.build.resolve() or not at.tree("tools").exists():
+        pytest.skip("this image was not built here")
+    disk = Disk(machines.artifacts / "aurae.img").copy(tmp_path / "disk.img")
+    document = b'hostname = "named-on-the-esp"\n'
+    disk.add_to_esp(at.workshop(), "loader/credentials", "aurae.config.toml.cred", document)
+    machine = boot(disk=Drive(file=disk.file))
+    assert machine.system.read("hostname") == "named-on-the-esp\n"
+    found = machine.api.config.Get(config_pb2.ConfigServiceGetRequest()).settings
+    assert {one.key: one.origin for one in found}["hostname"] == "esp"
+    machine.poweroff()
+    disk.file.unlink()
 
 
 @pytest.mark.parametrize(("name", "sector"), [("aurae.img", 512), ("aurae-4k.img", 4096)])
