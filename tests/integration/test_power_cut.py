@@ -517,8 +517,8 @@ def test_a_power_cut_at_any_point_leaves_a_node_that_boots(node: Node) -> None:
         f"cuts: {named(node.hit)}; boots into {dict(node.into)}; "
         f"upgrades that were gone on with: {node.resumed}, that ended well: {node.finished}"
     )
-    # A fast machine is in the boot loader before its time to be cut amid the reboot has come.
-    assert not SOAK or set(node.hit) | {Phase.REBOOT} == set(Phase)
+    # The shortest may be over before the cut that was meant for it, which is in the next one then.
+    assert not SOAK or set(node.hit) | {Phase.REMOVING, Phase.REBOOT} == set(Phase)
 
 
 def shuffled(counts: Mapping[Phase, int], chance: random.Random) -> list[Phase]:

@@ -2,7 +2,10 @@
 
 import os
 import re
+import socket
+import threading
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any, Final
 
@@ -49,11 +52,29 @@ def test_the_cloud_profile_boots_over_the_network_in_less(start: Start, machines
     machine.poweroff()
 
 
+@contextmanager
+def typing(machine: Machine) -> Iterator[socket.socket]:
+    """A line to its console, from which all is read: what nobody reads stops the console."""
+    with machine.qemu.console_line() as line:
+
+        def drain() -> None:
+            while line.recv(1 << 16):
+                pass
+
+        reader = threading.Thread(target=drain)
+        reader.start()
+        try:
+            yield line
+        finally:
+            line.shutdown(socket.SHUT_RDWR)
+            reader.join()
+
+
 @pytest.mark.parametrize("start", ["debug"], indirect=True)
 def test_the_debug_profile_has_a_root_shell_on_its_console_and_says_so(start: Start) -> None:
     machine = start()
     machine.console.wait_for("DEBUG IMAGE: whoever sits at this console is root", BOOT_SECONDS)
-    with machine.qemu.console_line() as line:
+    with typing(machine) as line:
         line.sendall(b"echo uid=$(id -u) pid=$$ $((40+2))\n")
         assert machine.console.wait_for(r"uid=(\d+) pid=\d+ 42", BOOT_SECONDS)[1] == "0"
         # One that ends is started again.
