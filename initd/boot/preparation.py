@@ -75,7 +75,7 @@ class Preparation:
                         return device
         try:
             # Once in its life a node without one looks everywhere before it makes one.
-            return find(Search("", 0.0, drivers=self._wanted.drivers or bool(disk)))
+            return find(Search("", 0.0, drivers=self._wanted.drivers or _has_room(disk)))
         except NotThere:
             if not disk:
                 raise
@@ -239,6 +239,13 @@ class Preparation:
             filesystem.settle(ASIDE)
         except (NotThere, OSError) as e:
             self._teller.warn(f"{source}: cannot grow: {_describe(e)}")
+
+
+def _has_room(disk: str) -> bool:
+    """Whether a partition can be made on it. OSError."""
+    from initd.boot import partitions
+
+    return bool(disk) and partitions.room(disk).length >= partitions.LEAST
 
 
 def _mount(source: str, path: str, kind: str) -> None:
