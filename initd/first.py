@@ -124,8 +124,12 @@ class _Beginning:
         return done
 
     def place_data_disk(self) -> Done:
+        options = self.command_line.data
+        if self.command_line.emergency:
+            # What is there is used, and nothing else is done to a disk.
+            options = options._replace(makes=False)
         done = data.place(
-            self.command_line.data,
+            options,
             say=lambda text: self._log.info(f"data disk: {text}"),
             unclaims=self.command_line.unclaim,
         )

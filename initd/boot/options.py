@@ -23,7 +23,8 @@ class DataOptions(NamedTuple):
     tpm2_pcrs: tuple[int, ...] = (7,)
     """The registers that a TPM compares before it gives its key."""
     makes: bool = True
-    """False: something was asked for that nobody understood, so nothing is made or grown."""
+    """False: nothing is made or grown, as something was asked for that nobody understood, or as it
+    is the emergency entry that runs."""
 
 
 def device(value: str) -> str:

@@ -137,7 +137,10 @@ class Preparation:
 
     def _must_make(self, path: str) -> None:
         if not self._options.makes:
-            raise NotThere(f"{path}: nothing is made on it until the parameters are right")
+            raise NotThere(
+                f"{path}: nothing is made on it while a parameter is wrong, or by the emergency "
+                "entry"
+            )
 
     def _check(self, path: str, size: int) -> None:
         """Whether what is asked for can be made of so many bytes there, before any is touched."""
@@ -216,7 +219,7 @@ class Preparation:
     def _repair(self, source: str, path: str, kind: str) -> bool:
         """Whether it was repaired. Raises OSError."""
         repair = filesystems.KINDS[kind].repair
-        if repair is None or not self._options.makes:
+        if repair is None:
             return False
         self._teller.say(f"checking {kind} on {path}")
         try:

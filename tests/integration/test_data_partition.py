@@ -173,7 +173,7 @@ def fingerprint(file: Path) -> bytes:
             512 * MIB,
             False,
             "aurae.data.filesystem=zfs",
-            "/dev/vda: nothing is made on it until the parameters are right",
+            "/dev/vda: nothing is made on it while a parameter is wrong",
         ),
         (512 * MIB, False, "aurae.data.encryption=tpm2", "this machine has no TPM 2.0"),
     ],

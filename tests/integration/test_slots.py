@@ -143,6 +143,8 @@ def test_a_version_that_fails_three_boots_is_given_up_for_the_one_in_the_other_s
 def test_where_both_slots_are_bad_the_emergency_entry_is_started(boot: Boot, damaged: Disk) -> None:
     for slot in "ab":
         damaged.flip(f"aurae-verity-{slot}", BLOCK + 100)
+    # Room for data.
+    os.truncate(damaged.file, damaged.file.stat().st_size + (1 << 30))
     machine = boot(disk=Drive(file=damaged.file), reboots=True, wait=False)
     for version in ("2.0", "1.0"):
         machine.console.wait_for(f"version {version} is given up: .*in no slot", BOOT_SECONDS)
@@ -151,7 +153,8 @@ def test_where_both_slots_are_bad_the_emergency_entry_is_started(boot: Boot, dam
     machine.api.discovery.Discover(discovery_pb2.DiscoverRequest())
     found = machine.api.upgrade.GetUpgradeStatus(upgrade_pb2.GetUpgradeStatusRequest())
     assert found.slot == ""
-    machine.console.wait_for("emergency entry", BOOT_SECONDS)
+    machine.console.wait_for("aurae .*, emergency entry", BOOT_SECONDS)
+    assert "data disk: /dev/vda: nothing is made on it" in machine.console.text
     with pytest.raises(grpc.RpcError, match="emergency entry"):
         machine.system.read("true")
     with refused(grpc.StatusCode.PERMISSION_DENIED, "emergency entry, which changes nothing"):
