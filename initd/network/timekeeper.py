@@ -22,7 +22,8 @@ SETPRIV: Final = "/usr/bin/setpriv"
 USER: Final = 998
 """`systemd-timesync` of the image's /etc/passwd."""
 CONFIGURATION: Final = Path("/run/systemd/timesyncd.conf.d/aurae.conf")
-# Seconds until one that has ended is started again: these, twice as long each time.
+# Seconds until one that has ended is started again: these, twice as long each time, and from the
+# first on after a run of the longest.
 FIRST: Final = 1.0
 LONGEST: Final = 64.0
 
@@ -50,6 +51,7 @@ class Timekeeper:
         self._configuration = configuration
         self._running: tuple[int, int] | None = None
         self._wait = FIRST
+        self._started = 0.0
 
     def ask(self, servers: tuple[str, ...], now: float) -> None:
         if servers == self.servers:
@@ -82,10 +84,13 @@ class Timekeeper:
             return
         pidfd = os.pidfd_open(pid)
         self._running = pid, pidfd
+        self._started = now
         self._watch(pidfd, self._ended)
 
     def _ended(self, now: float) -> None:
         code = self._reap()
+        if now - self._started >= LONGEST:
+            self._wait = FIRST
         log.warning("time: %s ended with %d", Path(PROGRAM).name, code)
         self._later(now)
 
