@@ -414,11 +414,10 @@ def make_disk(at: Places) -> None:
     disk.seal(tree, uki)
     named = at.work / "emergency"
     root.write_os_release(named, made, "zz-aurae-emergency")
-    emergency, its_tree = (at.work / f"aurae-emergency.{end}" for end in ("efi", "verity"))
-    parameters = f"roothash={root_hash} aurae.emergency"
-    disk.make_uki(build, linux, micro, named, release, parameters, emergency, at.keys)
-    shutil.copyfile(tree, its_tree)
-    disk.seal(its_tree, emergency)
+    emergency = at.work / "aurae-emergency.efi"
+    its_tree = disk.make_emergency(
+        build, linux, micro, named, release, (root_hash, tree), emergency, at.keys
+    )
     entries = {f"aurae_{made}.efi": uki, emergency.name: emergency}
     for name, sector in _DISKS.items():
         output = at.build / name

@@ -109,6 +109,27 @@ def make_uki(
     )
 
 
+def make_emergency(
+    build: Workshop,
+    kernel: Path,
+    initramfs: Path,
+    root: Path,
+    release: str,
+    tree: tuple[str, Path],
+    output: Path,
+    keys: Keys | None = None,
+) -> Path:
+    """The boot image of the emergency entry, for the root whose hash and hash tree are `tree`.
+    Returns the tree that goes with it, beside it."""
+    root_hash, whole = tree
+    parameters = f"roothash={root_hash} aurae.emergency"
+    make_uki(build, kernel, initramfs, root, release, parameters, output, keys)
+    sealed = output.with_suffix(".verity")
+    shutil.copyfile(whole, sealed)
+    seal(sealed, output)
+    return sealed
+
+
 def make_esp(build: Workshop, content: Path, output: Path, sector: int) -> None:
     """A FAT file system with what is in a folder, in the order of names: that of the builder's own
     file system would be another elsewhere."""

@@ -128,11 +128,9 @@ def make_versions(artifacts: Path) -> Versions | None:
     named.parent.mkdir(parents=True, exist_ok=True)
     text = (at.root / "usr/lib/os-release").read_text()
     named.write_text(text.replace("IMAGE_ID=aurae", "IMAGE_ID=zz-aurae"))
-    parameters = f"{parameters} aurae.emergency"
-    disk.make_uki(build, linux, micro, folder / "emergency", release, parameters, emergency)
-    its_tree = folder / "emergency.verity"
-    shutil.copyfile(trees[1], its_tree)
-    disk.seal(its_tree, emergency)
+    its_tree = disk.make_emergency(
+        build, linux, micro, folder / "emergency", release, (root_hash, trees[1]), emergency
+    )
     made = Disk(folder / "versions.img")
     entries = {path.name: path for path in (*images, emergency)}
     disk.make_disk(build, entries, erofs, trees[0], its_tree, made.file)
