@@ -20,6 +20,7 @@ from testkit.cells import forest
 from testkit.machines import Machine, state
 from testkit.refusals import refused
 from testkit.trust import TrustDomain
+from tests.integration.descriptors import COUNT_DESCRIPTORS
 
 Boot = Callable[..., Machine]
 
@@ -196,7 +197,7 @@ def test_random_messages_and_signals_do_nothing(machine: Machine) -> None:
 @contextmanager
 def unharmed_processes(machine: Machine) -> Iterator[None]:
     """Within the block PID 1 makes and loses nothing."""
-    look = "ls /proc/1/fd | wc -l; find /sys/fs/cgroup -type d | sort | grep -v _run-"
+    look = f"{COUNT_DESCRIPTORS}; find /sys/fs/cgroup -type d | sort | grep -v _run-"
 
     def seen() -> tuple[int, list[str]]:
         count, *cgroups = machine.system.read(look).split()

@@ -14,6 +14,7 @@ from aurae.node.v0 import node_pb2
 
 from testkit.machines import Machine
 from testkit.refusals import refused
+from tests.integration.descriptors import COUNT_DESCRIPTORS
 
 Boot = Callable[..., Machine]
 
@@ -35,7 +36,7 @@ def reload(machine: Machine) -> float:
 
 
 def descriptors(machine: Machine) -> int:
-    return int(machine.system.read("ls /proc/1/fd | wc -l"))
+    return int(machine.system.read(COUNT_DESCRIPTORS))
 
 
 def test_pid_1_is_replaced_and_no_line_exit_or_descriptor_is_lost(machine: Machine) -> None:

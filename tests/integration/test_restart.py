@@ -19,6 +19,7 @@ from testkit.api import Api
 from testkit.cells import forest
 from testkit.machines import Machine
 from testkit.refusals import refused
+from tests.integration.descriptors import COUNT_DESCRIPTORS
 
 # With AURAE_SOAK=1 the counts are large.
 SOAK: Final = bool(os.environ.get("AURAE_SOAK"))
@@ -223,7 +224,7 @@ class Caller:
 
 def descriptors(machine: Machine) -> int:
     """How many PID 1 has. The executable is the same each time, and so is what it costs."""
-    machine.system.start("descriptors", "ls /proc/1/fd | wc -l")
+    machine.system.start("descriptors", COUNT_DESCRIPTORS)
     return int(machine.system.lines("descriptors")["stdout"][0])
 
 
