@@ -71,9 +71,9 @@ def network(machines: Machines, tmp_path_factory: pytest.TempPathFactory) -> Ite
         run("ip", "link", "set", TAP, "netns", SERVER)
         run("ip", "-n", SERVER, "link", "set", TAP, "master", "br0", "up")
         other = ("dnsmasq", "--conf-file=/dev/null", "--leasefile-ro", "--pid-file", "--port=0")
-        between = "--dhcp-range=10.77.0.100,10.77.0.200,1h"
+        given = ("--dhcp-range=10.77.0.100,10.77.0.200,1h", "--dhcp-option=42,10.77.0.2")
         cleanup.enter_context(
-            started(folder / "dhcp.log", OTHER, *other, "--keep-in-foreground", between)
+            started(folder / "dhcp.log", OTHER, *other, "--keep-in-foreground", *given)
         )
         log = folder / "serve.log"
         cleanup.enter_context(started(log, SERVER, *serve(machines, folder)))
@@ -125,6 +125,13 @@ def check_configuration(machine: Machine) -> None:
     assert machine.system.read("cat /run/aurae/config.url.toml") == DOCUMENT
 
 
+def check_time_server(machine: Machine) -> None:
+    """The one that the DHCP server names (option 42) is asked, though it is none."""
+    machine.console.wait_for(
+        r"network: Timed out waiting for reply from 10\.77\.0\.2:123", PATIENCE
+    )
+
+
 def test_ipxe_boots_by_tftp_and_http(boot: Boot, network: Network) -> None:
     machine = booted(boot, network, uefi=False)
     assert [one["name"] for one in network.events("tftp")] == ["boot.ipxe"]
@@ -134,6 +141,7 @@ def test_ipxe_boots_by_tftp_and_http(boot: Boot, network: Network) -> None:
     assert f"BOOTIF=01-{MAC.replace(':', '-')}" in command_line
     assert "panic=-1" in command_line
     check_configuration(machine)
+    check_time_server(machine)
     assert network.fetched[-2:] == [f"/config/{MAC}", f"/config/{MAC}.sig"]
     machine.poweroff()
 
