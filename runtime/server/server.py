@@ -163,7 +163,6 @@ async def serving(
         cells.recover()
         _listen(server, settings)
         await server.start()
-        parts.health.serve()
         # Only now may anybody connect: before, they are refused at once, and try again.
         _begin(trust, source, settings, unclaimed=unclaimed)
         await secure.open()
@@ -186,7 +185,9 @@ async def serving(
                     connected, ready = asyncio.Event(), asyncio.Event()
                     owned = (
                         tasks.create_task(processes.run(connected.set)),
-                        tasks.create_task(_announce(processes, connected, where, ready)),
+                        tasks.create_task(
+                            _announce(processes, parts.health, connected, where, ready)
+                        ),
                         tasks.create_task(_offer(settings, processes, ready))
                         if unclaimed
                         else tasks.create_task(
@@ -237,10 +238,15 @@ async def _configure(
 
 
 async def _announce(
-    processes: Processes, connected: asyncio.Event, where: str, ready: asyncio.Event
+    processes: Processes,
+    health: Health,
+    connected: asyncio.Event,
+    where: str,
+    ready: asyncio.Event,
 ) -> None:
-    """Tell PID 1 that the API answers, once everything does."""
+    """Tell callers and PID 1 that the API answers, once everything does."""
     await connected.wait()
+    health.serve()
     await processes.ready(f"serving on {where}")
     headstart.settle()
     ready.set()

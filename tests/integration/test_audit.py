@@ -38,11 +38,12 @@ def restart(machine: Machine, meanwhile: str) -> None:
     """Kill the runtime once that was done, which it must not see, and wait for the next."""
     pid = int(machine.system.read(f"cat {RUNTIME}").split()[0])
     commands = f"sleep 1; kill -STOP {pid}; {FIND} {meanwhile}; kill -9 {pid}"
+    machine.system.start("restart", commands)
     with suppress(grpc.RpcError):
-        machine.system.start("restart", commands)
         while True:
             machine.api.audit.GetHead(audit_pb2.GetHeadRequest(), timeout=10)
     machine.wait_until_serving()
+    assert int(machine.system.read(f"cat {RUNTIME}").split()[0]) != pid
 
 
 def wait_for_log(machine: Machine, text: str) -> None:

@@ -148,7 +148,9 @@ class TestNetwork:
     def test_dhcp_and_router_advertisements_are_the_default(self, boot: Boot) -> None:
         machine = boot(nics=(Nic(forwarded=API_PORT), Nic()))
         for link in ("eth0", "eth1"):
-            assert " 10.0.2.15/24 " in machine.system.read(f"ip -4 -o addr show {link}")
+            # The API answers once it is reached by one of them.
+            look = f"ip -4 -o addr show {link} | grep -q ' 10.0.2.15/24 '"
+            machine.system.read(f"until {look}; do sleep 0.2; done")
         six = "while ! ip -6 -o addr show eth0 | grep -q fec0; do sleep 0.2; done"
         machine.system.read(six)
         assert "default via 10.0.2.2" in machine.system.read("ip route")

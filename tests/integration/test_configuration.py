@@ -286,10 +286,15 @@ def test_a_trial_that_is_confirmed_stays(lasting: Machine) -> None:
 @pytest.mark.parametrize("what", list(CUT_OFF)[:SAMPLE])
 def test_a_network_that_is_wrong_is_gone_after_its_trial(lasting: Machine, what: str) -> None:
     before = get(lasting)
+    over = "was not confirmed in time; going back"
+    trials = lasting.console.text.count(over)
     # The answer may be lost with the network.
     with suppress(grpc.RpcError):
         apply(lasting, CUT_OFF[what], seconds=TRIAL)
     after = back(lasting)
+    deadline = time.monotonic() + ANSWER
+    while lasting.console.text.count(over) == trials:
+        assert time.monotonic() < deadline
     assert list(after.settings) == list(before.settings)
     assert after.revision == before.revision
 

@@ -208,6 +208,7 @@ def test_a_bridge_has_what_dhcp_and_the_router_give_and_its_port_has_it_back(
 def test_what_routers_said_goes_when_the_document_says_no(plugged: Node) -> None:
     with dnsmasq(plugged):
         plugged.start()
+        plugged.wait("IPv4", lambda: "inet 10.77.0." in plugged.ip("addr", "show", "eth0"))
         plugged.wait("IPv6", lambda: "inet6 fd77:" in plugged.ip("addr", "show", "eth0"))
         plugged.wait("the router", lambda: "default via fe80:" in plugged.ip("-6", "route"))
         plugged.wait("its server", lambda: "fd77::53" in plugged.resolv_conf)
@@ -334,8 +335,8 @@ def test_the_same_address_by_dhcp_and_by_the_document_stays(plugged: Node) -> No
             plugged.ip("addr", "add", "10.99.0.1/24", "dev", "eth0")
             plugged.wait("the reports", lambda: "10.99.0.1" in monitor.read_text())
         assert "Deleted 2: eth0    inet 10.78.0.50" not in monitor.read_text()
-        origin = plugged.status["eth0"]["addresses"]
-        assert {"address": "10.78.0.50/24", "origin": "config"} in origin
+        wanted = {"address": "10.78.0.50/24", "origin": "config"}
+        plugged.wait("the status", lambda: wanted in plugged.status["eth0"]["addresses"])
 
 
 @pytest.mark.parametrize("name", CUT_OFF)

@@ -66,7 +66,7 @@ def test_a_live_reader_gets_every_line_in_order(machine: Machine) -> None:
                     seen += 1
                     assert item.line == str(seen)
         assert seen == LINES
-        assert cell.status("count").state == pb.EXECUTABLE_STATE_ENDED
+        assert cell.wait("count").state == pb.EXECUTABLE_STATE_ENDED
 
 
 def test_history_and_live_lines_join_without_a_gap(machine: Machine) -> None:
@@ -167,7 +167,8 @@ def test_a_slow_reader_loses_lines_with_a_count_and_the_executable_is_not_slowed
         cell.start("alone", f"{FLOODING} > /dev/null")
         alone = cell.wait("alone", timeout=300)
         cell.start("flood", f"read -r go < {GATE}; {FLOODING}")
-        stream = machine.api.observe.GetSubProcessStream(request(cell, "flood", batch=True))
+        asked = request(cell, "flood", batch=True)
+        stream = machine.api.observe.GetSubProcessStream(asked, timeout=600)
         open_gate()
         began = time.monotonic()
         # Nobody reads the stream until the executable is done.

@@ -177,7 +177,7 @@ def test_random_messages_and_signals_do_nothing(machine: Machine) -> None:
         )
         machine.system.start(
             "fuzz",
-            f"mount --bind /tmp/fuzz.py {main}; mount --bind /tmp/empty {cached}; "
+            f"sleep 1; mount --bind /tmp/fuzz.py {main}; mount --bind /tmp/empty {cached}; "
             f"mount --bind /dev/null {packed}; "
             "kill -9 $(head -n1 /sys/fs/cgroup/auraed/runtime/cgroup.procs); "
             f"while [ ! -e /tmp/fuzz.done ]; do for n in {harmless}; do kill -$n 1; done; done; "

@@ -61,7 +61,7 @@ aer cell wait own who && aer logs own/who
     with machine.cell(
         "boxed", isolate_process=True, isolate_network=True, security=restricted
     ) as boxed:
-        said = boxed.run(script)
+        said = boxed.run(script, timeout=300)
         assert said.stderr == "", said
         lines = said.stdout.splitlines()
         # Root of the box, and no more: the node knows it by another number.

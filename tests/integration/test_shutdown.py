@@ -27,6 +27,11 @@ def by_api(mode: node_pb2.ShutdownMode.ValueType) -> Road:
     return lambda m: m.api.node.Shutdown(node_pb2.ShutdownRequest(mode=mode))
 
 
+def by_button(machine: Machine) -> None:
+    machine.wait_for_button()
+    machine.qemu.powerdown()
+
+
 def by_signal(name: str) -> Road:
     return lambda m: m.system.start("signal", f"kill -{name} 1")
 
@@ -34,7 +39,7 @@ def by_signal(name: str) -> Road:
 ROADS: dict[str, tuple[Road, str, str]] = {
     "api power off": (by_api(node_pb2.SHUTDOWN_MODE_POWEROFF), "guest-shutdown", "Power down"),
     "api reboot": (by_api(node_pb2.SHUTDOWN_MODE_REBOOT), "guest-reset", "Restarting system"),
-    "power button": (lambda m: m.qemu.powerdown(), "guest-shutdown", "Power down"),
+    "power button": (by_button, "guest-shutdown", "Power down"),
     "ctrl-alt-del": (
         lambda m: m.qemu.monitor.press("ctrl", "alt", "delete"),
         "guest-reset",
@@ -93,7 +98,9 @@ def test_nothing_new_is_taken_on_the_way_down(boot: Boot) -> None:
     assert refusal.value.code() is grpc.StatusCode.UNAVAILABLE
     assert "node: goes down (poweroff)" in (refusal.value.details() or "")
     assert next(watch).status == health_pb2.HealthCheckResponse.NOT_SERVING
-    assert machine.system.status("stubborn").state == pb.EXECUTABLE_STATE_STOPPING
+    # A node that is gone answers no more.
+    while machine.system.status("stubborn").state != pb.EXECUTABLE_STATE_STOPPING:
+        pass
     assert next(machine.system.follow("stubborn")).line == "up"
     assert not machine.system.wait("polite").HasField("signal")
     machine.wait_for_end("guest-shutdown", END_SECONDS)

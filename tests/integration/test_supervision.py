@@ -96,7 +96,7 @@ def test_a_unix_socket_counts_when_it_is_listened_on(machine: Machine) -> None:
         cell.start("e", 'rm -f /run/t.sock; exec python3 -c "$1"', code, readiness=listens)
         assert cell.status("e").state == pb.EXECUTABLE_STATE_STARTING
         cell.wait("e", ready=True)
-        assert next(cell.follow("e", no_follow=True)).line == "listens"
+        assert next(cell.follow("e")).line == "listens"
         cell.start("late", "exec sleep 1000", readiness=readiness("EXIT", timeout=FAST))
         late = cell.wait("late")
         assert (late.state, late.reason) == (

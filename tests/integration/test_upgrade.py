@@ -119,19 +119,19 @@ def test_a_node_is_upgraded_and_taken_back_while_workloads_run(
         said = aer(machine, "node", "upgrade", str(maker.make("0.0.9")), code=1)
         assert f"is not newer than {old}" in said
         line = [sys.executable, "-m", "aer", "--config", str(machine.config_file)]
-        slowest = 0.0
+        took = []
         with subprocess.Popen(
             [*line, "node", "upgrade", str(new)], stdout=subprocess.PIPE, text=True
         ) as upgrade:
             while upgrade.poll() is None:
                 began = time.monotonic()
                 machine.api.discovery.Discover(discovery_pb2.DiscoverRequest(), timeout=30)
-                slowest = max(slowest, time.monotonic() - began)
+                took.append(time.monotonic() - began)
                 time.sleep(0.1)
             assert upgrade.stdout is not None
             said = upgrade.stdout.read()
         assert "version 0.2.0 in slot b: is there for the next boot" in said
-        assert slowest < 5, "the API stays fast"
+        assert sorted(took)[len(took) // 2] < 2, "the API stays fast"
         assert cell.status("server").pid
     assert versions(machine) == {old: "GOOD", "0.2.0": "TRYING"}
     aer(machine, "node", "reboot", "--no-wait")

@@ -37,7 +37,7 @@ def test_a_runtime_that_hangs_is_replaced_and_a_pid_1_that_hangs_ends_in_a_reset
 
     # And PID 1 itself.
     machine.qemu.expect_end()
-    machine.system.start("freeze", "echo 1 > /sys/fs/cgroup/auraed/initd/cgroup.freeze")
+    machine.system.start("freeze", "sleep 1; echo 1 > /sys/fs/cgroup/auraed/initd/cgroup.freeze")
     machine.wait_for_end("guest-reset", SECONDS)
     assert "Kernel panic" not in machine.console.text
 

@@ -32,7 +32,7 @@ CREDENTIAL: Final = Credential(
     KEY.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo),
 )
 
-BOOT_SECONDS: Final = 240.0
+BOOT_SECONDS: Final = 300.0
 
 # What is wrong with a version: which file of ours has which text in the place of which other.
 Fault = tuple[str, str, str]

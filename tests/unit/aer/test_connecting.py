@@ -215,7 +215,7 @@ def test_a_silent_node_is_given_up_in_time(aer: Aer, node: Node) -> None:
         return discovery_pb2.DiscoverResponse()
 
     node.answers["Discover"] = hang
-    done = aer("discovery", "discover", "--timeout", "200ms")
+    done = aer("discovery", "discover", "--timeout", "3s")
     assert done.status == 1
     assert done.err == f"aer: {node.address}: no answer in time\n(--timeout gives it longer)\n"
     assert given_up.wait(20)

@@ -1,4 +1,5 @@
 import errno
+import gc
 import os
 import signal
 from pathlib import Path
@@ -193,6 +194,8 @@ def test_an_id_in_use_is_refused_and_free_again_after_the_end(owner: Owner) -> N
 def test_a_spawn_that_fails_leaves_nothing(
     owner: Owner, fields: dict[str, Any], error: type[Exception], message: str
 ) -> None:
+    # What tests before this one have left goes now, and not while it counts.
+    gc.collect()
     descriptors = len(list(Path("/proc/self/fd").iterdir()))
     with pytest.raises(error, match=message):
         owner.processes.spawn(sh("true", **fields), {})
@@ -338,6 +341,8 @@ def test_an_open_log_goes_on_in_the_next_run_and_is_closed_when_it_is_finished(
 def test_a_run_that_cannot_be_started_leaves_the_open_log_as_it_is(owner: Owner) -> None:
     owner.processes.spawn(sh("echo one", log=Log.OPEN), {})
     owner.until_ended("web")
+    # What tests before this one have left goes now, and not while it counts.
+    gc.collect()
     descriptors = len(list(Path("/proc/self/fd").iterdir()))
     (owner.root / "taken").mkdir()
     for _ in range(3):

@@ -29,6 +29,12 @@ from runtime.audit.segments import Snapshot
 SMALL = 64 * 1024
 
 
+@pytest.fixture(autouse=True)
+def _no_write_is_slow(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However slow the disk is: what is recorded is written at once."""
+    monkeypatch.setattr(audit, "SLOW", 60.0)
+
+
 def record(log: AuditLog, name: str = "web", **more: Any) -> None:
     asked = {
         "who": "spiffe://aurae.local/person/ann",

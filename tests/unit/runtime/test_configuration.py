@@ -85,7 +85,7 @@ SWAPPY = '[sysctls]\n"vm.swappiness" = 10\n'
 async def run_until(place: Place, one: Configurations, done: Callable[[], bool]) -> None:
     """Run it until that has become true by something that it told of."""
     with Wakeups() as wakeups:
-        async with asyncio.timeout(5), asyncio.TaskGroup() as tasks:
+        async with asyncio.timeout(20), asyncio.TaskGroup() as tasks:
             running = tasks.create_task(one.run(wakeups))
             while not done():
                 place.happened.clear()
@@ -201,7 +201,7 @@ def test_a_trial_that_is_confirmed_is_stored(place: Place) -> None:
         one = place.configurations()
         await one.apply(SWAPPY, trial=60)
         assert not (place.state / "config.toml").exists()
-        with pytest.raises(FailedPrecondition, match="is on trial for 60 s more"):
+        with pytest.raises(FailedPrecondition, match=r"is on trial for \d+ s more"):
             await one.apply("")
         with pytest.raises(FailedPrecondition, match=r"on trial is revision .*, not 123"):
             await one.confirm("123")

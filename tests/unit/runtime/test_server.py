@@ -55,6 +55,29 @@ def methods(descriptor: Any) -> set[str]:
     }
 
 
+def test_nothing_is_said_to_serve_before_pid_1_is_there(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> None:
+    folder = tmp_path_factory.mktemp("early")
+    with nodes.owner(folder) as owner:
+        owner.send_signal(signal.SIGSTOP)
+        with nodes.program("api", folder, "127.0.0.1:0", log=folder / "api.log"):
+            try:
+                nodes.appears(folder / "aurae.sock")
+                with nodes.client(folder) as there:
+                    request = health_pb2.HealthCheckRequest()
+                    asked = there.health.Check.future(
+                        request, timeout=DEADLINE, wait_for_ready=True
+                    )
+                    with pytest.raises(grpc.FutureTimeoutError):
+                        asked.result(timeout=0.5)
+                    owner.send_signal(signal.SIGCONT)
+                    assert asked.result(timeout=DEADLINE).status == SERVING
+                    assert there.list() == {}
+            finally:
+                owner.send_signal(signal.SIGCONT)
+
+
 def test_the_table_has_every_service_of_the_protos_and_no_other() -> None:
     described = {
         service.full_name

@@ -3,8 +3,6 @@
 import asyncio
 import os
 import signal
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -20,19 +18,13 @@ from runtime.cells.wanted import WantedFiles
 from runtime.processes import Processes
 from runtime.scope import Scope, entered
 from tests.unit.runtime import node as nodes
-from tests.unit.runtime.node import DEADLINE, Node
+from tests.unit.runtime.node import DEADLINE, Node, until
 from tests.unit.runtime.test_cells_over_grpc import refused
 
 
 @pytest.fixture
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("node")
-
-
-def until(happened: Callable[[], bool], what: str) -> None:
-    deadline = time.monotonic() + DEADLINE
-    while not happened():
-        assert time.monotonic() < deadline, f"not in time: {what}"
 
 
 def test_a_free_that_was_begun_is_finished_by_the_next_run(folder: Path) -> None:
@@ -75,8 +67,11 @@ def test_a_free_whose_caller_leaves_leaves_no_note(node: Node) -> None:
     node.start("left", "deaf", deaf, working_directory=str(node.folder))
     nodes.appears(node.folder / "left-deaf")
     request = cells_pb2.CellServiceFreeRequest(cell_name="left", grace=Duration(seconds=600))
-    refused(lambda: node.cells.Free(request, timeout=0.2))
-    until(lambda: not (node.folder / "cells/left.freeing").exists(), "the note is gone")
+    freeing = node.cells.Free.future(request, timeout=DEADLINE)
+    note = node.folder / "cells/left.freeing"
+    nodes.appears(note)
+    freeing.cancel()
+    until(lambda: not note.exists(), "the note is gone")
     node.free("left", grace=Duration(seconds=0))
 
 

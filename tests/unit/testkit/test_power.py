@@ -106,5 +106,5 @@ def test_a_disk_is_silent_from_the_request_on_that_the_power_is_cut_at(
     with pytest.raises(TimeoutError):
         client.ask(WRITE, 0, b"b" * SECTOR)
     client.close()
-    assert power.gone
+    assert power.wait(20)
     assert seen == [Kind.WRITE, Kind.FLUSH, Kind.WRITE]
