@@ -131,6 +131,10 @@ def _svid(signer: Pair, path: str) -> Pair:
     )
 
 
+async def _begun() -> None:
+    """There is no PID 1 to wait for."""
+
+
 def _same(admission: Admission) -> Admission:
     return admission
 
@@ -163,7 +167,7 @@ async def _serve(
     )
     servers, ports = [], []
     for admission in (Admission(callers, gate, audit), Open(callers, gate, audit)):
-        server = aio.server(interceptors=[Border(partial(_same, admission))])
+        server = aio.server(interceptors=[Border(partial(_same, admission), _begun)])
         health_pb2_grpc.add_HealthServicer_to_server(Health(), server)
         ports.append(server.add_secure_port("127.0.0.1:0", credentials))
         await server.start()

@@ -45,7 +45,7 @@ class Processes:
     """One connection to PID 1 for all calls, and a table kept up to date by its events.
 
     Nobody who asks can break the connection by leaving: requests run in a task of their own. While
-    PID 1 is away every call raises `Unavailable` at once.
+    PID 1 is away every call raises `Unavailable` at once; `tried` waits until that is known.
     """
 
     def __init__(
@@ -60,6 +60,7 @@ class Processes:
         self._settling: dict[tuple[str, int], set[asyncio.Future[Process]]] = {}
         self._requests: asyncio.Queue[tuple[Request, asyncio.Future[Any]]] = asyncio.Queue()
         self._here = False
+        self._tried = asyncio.Event()
         self._listener: Listener | None = None
 
     def listen(self, listener: "Listener") -> None:
@@ -77,6 +78,7 @@ class Processes:
                 ):
                     self._replace(await initd.list())
                     self._here, delay = True, RETRY[0]
+                    self._tried.set()
                     self._tell(lambda listener: listener.complete())
                     here()
                     await self._connected(initd, events)
@@ -87,9 +89,14 @@ class Processes:
                     self._give_up(e)
             finally:
                 self._here = False
+                self._tried.set()
                 self._refuse()
             await asyncio.sleep(delay)
             delay = min(2 * delay, RETRY[1])
+
+    async def tried(self) -> None:
+        """Wait until PID 1 has answered for the first time, or has not."""
+        await self._tried.wait()
 
     async def _connected(self, initd: Initd, events: AsyncIterator[Process]) -> None:
         try:

@@ -110,10 +110,18 @@ class Border(aio.ServerInterceptor):
     """Lets calls in, bounds them, and translates how they fail.
 
     Streams and `UNLIMITED` calls live until they are done, their caller leaves or the API drains.
+    `begun` is what all calls but those of `ALWAYS` wait for.
     """
 
-    def __init__(self, make_admission: "Callable[[], Admission]", *, limit: float = LIMIT) -> None:
+    def __init__(
+        self,
+        make_admission: "Callable[[], Admission]",
+        begun: Callable[[], Awaitable[object]],
+        *,
+        limit: float = LIMIT,
+    ) -> None:
         self._make_admission = make_admission
+        self._begun = begun
         self._limit = limit
         self._wrapped: dict[str, Handler] = {}
         self._unlimited: set[asyncio.Timeout] = set()
@@ -213,6 +221,8 @@ class Border(aio.ServerInterceptor):
                 if limit is None:
                     self._unlimited.add(bound)
                 try:
+                    if method not in ALWAYS:
+                        await self._begun()
                     yield check
                 finally:
                     # Before it ends: one that has cannot be given another time.

@@ -36,10 +36,8 @@ class HealthService:
         await (await self._begun()).Watch(request, _Watching(self._health, context))
 
     async def _begun(self) -> aio.HealthServicer:
-        """All services and the node as a whole, `""`, are as well as the API is, which is not known
-        until it has PID 1. Nothing is waited for after that while nobody watches, so the first
-        caller finds it whole, and so does the second."""
-        await self._health.known()
+        """All services and the node as a whole, `""`, are as well as the API is. Nothing is waited
+        for while nobody watches, so the first caller finds it whole, and so does the second."""
         if self._servicer is None:
             self._servicer = servicer = aio.HealthServicer()
             for service in self._services:

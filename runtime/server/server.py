@@ -143,7 +143,7 @@ async def serving(
     callers = Callers(authenticator, cells)
     cells.quota = lambda tenant: deciding().tenants.most(tenant)
     audit = Recorder(settings.state / "audit", lasting=settings.state == settings.disk)
-    border = Border(admission)
+    border = Border(admission, processes.tried)
     with Wakeups() as wakeups:
         parts = Parts(
             version=version,
@@ -163,6 +163,7 @@ async def serving(
         cells.recover()
         _listen(server, settings)
         await server.start()
+        parts.health.serve()
         # Only now may anybody connect: before, they are refused at once, and try again.
         _begin(trust, source, settings, unclaimed=unclaimed)
         await secure.open()
@@ -185,9 +186,7 @@ async def serving(
                     connected, ready = asyncio.Event(), asyncio.Event()
                     owned = (
                         tasks.create_task(processes.run(connected.set)),
-                        tasks.create_task(
-                            _announce(processes, parts.health, connected, where, ready)
-                        ),
+                        tasks.create_task(_announce(processes, connected, where, ready)),
                         tasks.create_task(_offer(settings, processes, ready))
                         if unclaimed
                         else tasks.create_task(
@@ -238,15 +237,10 @@ async def _configure(
 
 
 async def _announce(
-    processes: Processes,
-    health: Health,
-    connected: asyncio.Event,
-    where: str,
-    ready: asyncio.Event,
+    processes: Processes, connected: asyncio.Event, where: str, ready: asyncio.Event
 ) -> None:
-    """Tell callers and PID 1 that the API answers, once everything does."""
+    """Tell PID 1 that the API answers, once everything does."""
     await connected.wait()
-    health.serve()
     await processes.ready(f"serving on {where}")
     headstart.settle()
     ready.set()

@@ -55,7 +55,7 @@ def methods(descriptor: Any) -> set[str]:
     }
 
 
-def test_nothing_is_said_to_serve_before_pid_1_is_there(
+def test_the_first_calls_wait_until_pid_1_has_answered(
     tmp_path_factory: pytest.TempPathFactory,
 ) -> None:
     folder = tmp_path_factory.mktemp("early")
@@ -65,15 +65,15 @@ def test_nothing_is_said_to_serve_before_pid_1_is_there(
             try:
                 nodes.appears(folder / "aurae.sock")
                 with nodes.client(folder) as there:
-                    request = health_pb2.HealthCheckRequest()
-                    asked = there.health.Check.future(
-                        request, timeout=DEADLINE, wait_for_ready=True
-                    )
+                    check = health_pb2.HealthCheckRequest()
+                    health = there.health.Check(check, timeout=DEADLINE, wait_for_ready=True)
+                    assert health.status == SERVING
+                    request = cells_pb2.CellServiceListRequest()
+                    asked = there.cells.List.future(request, timeout=DEADLINE)
                     with pytest.raises(grpc.FutureTimeoutError):
                         asked.result(timeout=0.5)
                     owner.send_signal(signal.SIGCONT)
-                    assert asked.result(timeout=DEADLINE).status == SERVING
-                    assert there.list() == {}
+                    assert not asked.result(timeout=DEADLINE).cells
             finally:
                 owner.send_signal(signal.SIGCONT)
 
