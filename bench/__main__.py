@@ -31,7 +31,7 @@ READY: Final = boots.STAMP + r"runtime ready"
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="make bench", description=__doc__)
-    parser.add_argument("--boots", type=int, default=3, help="boots of each kind (default 3)")
+    parser.add_argument("--boots", type=int, default=9, help="boots of each kind (default 9)")
     parser.add_argument("--runs", type=int, default=100, help="calls of each kind (default 100)")
     given = parser.parse_args()
     at = Places(overlay.PROJECT, cache_folder())
