@@ -264,9 +264,8 @@ def leftovers(machine: Machine) -> set[str]:
     namespaces."""
     found = _look(machine)
     # What has just ended is a zombie until its parent has its turn: one that stays is seen again.
-    if any(one.startswith("zombie ") for one in found):
-        found &= _look(machine)
-    return found
+    zombies = {one for one in found if one.startswith("zombie ")}
+    return found - (zombies - _look(machine)) if zombies else found
 
 
 def _look(machine: Machine) -> set[str]:

@@ -131,7 +131,9 @@ def test_a_node_is_upgraded_and_taken_back_while_workloads_run(
             assert upgrade.stdout is not None
             said = upgrade.stdout.read()
         assert "version 0.2.0 in slot b: is there for the next boot" in said
-        assert sorted(took)[len(took) // 2] < 2, "the API stays fast"
+        took.sort()
+        assert took[len(took) // 2] < 2, "the API stays fast"
+        assert took[len(took) * 95 // 100] < 5, "the API stays fast"
         assert cell.status("server").pid
     assert versions(machine) == {old: "GOOD", "0.2.0": "TRYING"}
     aer(machine, "node", "reboot", "--no-wait")

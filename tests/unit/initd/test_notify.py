@@ -65,12 +65,14 @@ def test_a_process_tells_that_it_is_ready_and_how_it_is(owner: Owner) -> None:
 
 
 def test_a_child_speaks_for_its_executable_and_the_last_status_is_kept(owner: Owner) -> None:
-    code = "if not os.fork(): s.send(b'READY=1'); s.send(b'STATUS=last')\ntime.sleep(1000)"
-    owner.processes.spawn(says(owner, code), {})
+    code = "if not os.fork(): s.send(b'READY=1'); s.send(b'STATUS=last')\nsys.stdin.read()"
+    read, write = os.pipe()
+    owner.processes.spawn(says(owner, code), {0: read})
     owner.until(lambda: owner.process("web").status == "last")
-    owner.processes.stop("web", 0)
+    os.close(write)
+    os.close(read)
     ended = owner.until_ended("web")
-    assert (ended.ready, ended.status) == (True, "last")
+    assert (ended.ready, ended.status, ended.code) == (True, "last", 0)
 
 
 def test_nobody_speaks_for_another(owner: Owner) -> None:

@@ -201,7 +201,7 @@ def test_a_trial_that_is_confirmed_is_stored(place: Place) -> None:
         one = place.configurations()
         await one.apply(SWAPPY, trial=60)
         assert not (place.state / "config.toml").exists()
-        with pytest.raises(FailedPrecondition, match=r"is on trial for \d+ s more"):
+        with pytest.raises(FailedPrecondition, match=r"is on trial for (60|5\d) s more"):
             await one.apply("")
         with pytest.raises(FailedPrecondition, match=r"on trial is revision .*, not 123"):
             await one.confirm("123")

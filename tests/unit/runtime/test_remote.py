@@ -65,9 +65,9 @@ def ok(content: bytes) -> bytes:
     return ANSWER % (len(content), content)
 
 
-def keep(url: str, key: str, target: Path, seconds: float = 60.0) -> None:
+def keep(url: str, key: str, target: Path) -> None:
     async def run() -> None:
-        async with asyncio.timeout(seconds):
+        async with asyncio.timeout(60):
             await document.keep(Source(url, key), target, LIMITS)
 
     asyncio.run(run())

@@ -20,8 +20,7 @@ from tests.unit.runtime.node import DEADLINE
 from tests.unit.trust import nodes
 from tests.unit.trust.nodes import PERSON, Known, discover, follow, refusal, replace, wait_until
 
-SOAK = bool(os.environ.get("AURAE_SOAK"))
-ROTATIONS = 1000 if SOAK else 20
+ROTATIONS = 1000 if os.environ.get("AURAE_SOAK") else 20
 STREAMS = 50
 CALLERS = 4
 CALLS_A_SECOND = 200
@@ -116,10 +115,7 @@ def test_rotations_of_certificate_and_bundle_fail_no_call_and_drop_no_stream(nod
         )
         rate = load.calls / seconds
     assert load.faults == []
-    assert load.calls > ROTATIONS * CALLERS
-    # How many they are is a matter of a machine that does nothing else.
-    if SOAK:
-        assert rate > CALLS_A_SECOND
+    assert rate > CALLS_A_SECOND
 
 
 def test_a_set_that_is_half_replaced_or_unusable_is_told_and_changes_nothing(node: Known) -> None:
