@@ -110,7 +110,7 @@ class Border(aio.ServerInterceptor):
     """Lets calls in, bounds them, and translates how they fail.
 
     Streams and `UNLIMITED` calls live until they are done, their caller leaves or the API drains.
-    `begun` is what all calls but those of `ALWAYS` wait for.
+    `begun` is what all calls but those of `ALWAYS` wait for first.
     """
 
     def __init__(
@@ -216,13 +216,14 @@ class Border(aio.ServerInterceptor):
         self._idle.clear()
         bound = asyncio.timeout(limit)
         try:
+            # Who calls from a cell is not known before either.
+            if method not in ALWAYS:
+                await self._begun()
             admitted = self._admission.admitted(method, context, request, self._refuse)
             async with admitted as check, bound:
                 if limit is None:
                     self._unlimited.add(bound)
                 try:
-                    if method not in ALWAYS:
-                        await self._begun()
                     yield check
                 finally:
                     # Before it ends: one that has cannot be given another time.
